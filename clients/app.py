@@ -223,6 +223,7 @@ def _describe(message: Message, context: Context, site: Site) -> RecordDict:
             data_sha256=_reported_hash(context, site),
             train_records=len(site.data.train) if counted else None,
             test_records=len(site.data.test) if counted else None,
+            validation_records=len(site.data.validation or ()) if counted else None,
             real_noise=site.noise(0).is_private,
             schema=reported(site.data.schema, private=site.config.privacy.unit != "none"),
             device=site.device.type,
@@ -357,7 +358,7 @@ def _evaluate(message: Message, context: Context, site: Site) -> RecordDict:
             return flower.noised_reply(site.name, noised, spent)
         counters = tuple(noised.tolist())
     else:
-        exact = evaluation.exact(site, answers)
+        exact = evaluation.exact(site, request.round, answers)
         if summing is None:
             return flower.evaluate_reply(exact)
         counters = evaluation.counters_of(site, exact)

@@ -2,8 +2,10 @@
 
 Whatever a coordinator asks, a run's config says which rounds are evaluated, each of them is
 evaluated once and in its order, and none with a model of an earlier round than the site has
-trained in. Private sums are paid for in the ledger before a test record is read; every other
-evaluation of a site with a policy is written down there as well.
+trained in. In a run that validates, rounds read validation records alone; the test is a number
+after all rounds, so that it is read once, and nothing is validated after it. Private sums are paid
+for in the ledger before a test record is read; every other evaluation of a site with a policy is
+written down there as well.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from clients.site import Site
 from clients.units import pieces_of
 from fedlearn.core.errors import ConfigError, ProtocolError
 from fedlearn.crypto.roster import SERVER
+from fedlearn.data import Records
 from fedlearn.flower.records import config_record
 from fedlearn.mechanisms import EvaluationPlan, PrivacyPlan
 from fedlearn.mechanisms.evaluation import noisy, summed, whole_numbers
@@ -55,6 +58,7 @@ def check(site: Site, context: Context, request: TrainRequest) -> None:
     number, known = request.round, _known(context)
     if not site.config.evaluates(number):
         raise ProtocolError(SERVER, "evaluate", f"the run does not evaluate round {number}")
+    site.evaluated(number)
     if number <= max(known["evaluated"], _written(site, request.run_id)):
         raise ProtocolError(SERVER, "evaluate", "this round, or a later one, was evaluated")
     if number < known["trained"]:
@@ -115,24 +119,25 @@ def _remember(context: Context, **changed: int) -> None:
 
 
 def graded(site: Site, request: TrainRequest) -> NDArray[np.float64]:
-    """What the model of a request makes of the test records.
+    """What the model of a request makes of the records that are evaluated.
 
     Guarantees: where the sums are private nothing is raised for what records hold. A record that
     the model fails on has a grade that is not a number, and adds nothing; none at all are there
     where it fails on every one. The site's own log alone tells.
     """
     site.load(request.model)
+    records = site.evaluated(request.round)
     if site.config.evaluation != "private":
-        return _grades(site, slice(None))
+        return _grades(site, records, slice(None))
     try:
-        return _grades(site, slice(None))
+        return _grades(site, records, slice(None))
     except Exception:  # what a refusal would tell is not paid for
         log.exception("round %d: test records are graded one by one", request.round)
-    return _one_by_one(site)
+    return _one_by_one(site, records)
 
 
-def _grades(site: Site, rows: slice) -> NDArray[np.float64]:
-    features, targets = site.test_tensors[0][rows], site.data.test.labels[rows]
+def _grades(site: Site, records: Records, rows: slice) -> NDArray[np.float64]:
+    features, targets = site.inputs(records)[0][rows], records.labels[rows]
     most, filled = site.training.max_batch, site.config.evaluation == "private"
     if filled:
         from fedlearn.training.even_rows import even_rows
@@ -141,11 +146,11 @@ def _grades(site: Site, rows: slice) -> NDArray[np.float64]:
     return grade(site.model, site.task, features, targets, most, filled=filled)
 
 
-def _one_by_one(site: Site) -> NDArray[np.float64]:
+def _one_by_one(site: Site, records: Records) -> NDArray[np.float64]:
     found: list[NDArray[np.float64] | None] = []
-    for row in range(len(site.data.test)):
+    for row in range(len(records)):
         try:
-            found.append(_grades(site, slice(row, row + 1))[0])
+            found.append(_grades(site, records, slice(row, row + 1))[0])
         except Exception:  # it adds nothing
             log.exception("a test record cannot be graded")
             found.append(None)
@@ -158,13 +163,14 @@ def _one_by_one(site: Site) -> NDArray[np.float64]:
 def noised(
     site: Site, plan: EvaluationPlan, request: TrainRequest, answers: NDArray[np.float64]
 ) -> NDArray[np.int64]:
-    """The site's whole numbers with its noise: of all test records, then of every group."""
-    layout, targets = site.task.noised_layout, site.data.test.labels
+    """The site's whole numbers with its noise: of all that is evaluated, then of every group."""
+    records = site.evaluated(request.round)
+    layout, targets = site.task.noised_layout, records.labels
     sizes, bounds = [spec.size for spec in layout], [spec.bound for spec in layout]
-    masks = _masks(site)
+    masks = _masks(site, records)
     totals = np.zeros((len(masks), sum(sizes)), np.int64)
     most = max(1, min(_PIECE, _NUMBERS // max(sum(sizes), 1)))
-    for piece in pieces_of(site.data.test, plan.unit, most) if len(answers) else ():
+    for piece in pieces_of(records, plan.unit, most) if len(answers) else ():
         rows = piece.rows
         added = site.task.contributions(answers[rows], targets[rows])
         # Of a grade that is no number a task may still make a guess, and count it.
@@ -176,30 +182,33 @@ def noised(
     return noisy(given, plan, request.round, site.noise_of_tests(request.round).stream())
 
 
-def _masks(site: Site) -> list[NDArray[np.bool_]]:
-    """Which test records are in which sum: all of them, then those of every group."""
-    everybody, fairness = np.ones(len(site.data.test), np.bool_), site.config.fairness
+def _masks(site: Site, records: Records) -> list[NDArray[np.bool_]]:
+    """Which records are in which sum: all of them, then those of every group, which only the test
+    tells apart."""
+    everybody, fairness = np.ones(len(records), np.bool_), site.config.fairness
     if not isinstance(fairness, GroupFairness):
         return [everybody]
+    if records is not site.data.test:
+        return [everybody, *(~everybody for _ in fairness.names)]
     groups = group_of(fairness, site.data.test_attributes[fairness.column])
     return [everybody, *(groups == i for i in range(len(fairness.names)))]
 
 
-def exact(site: Site, answers: NDArray[np.float64]) -> EvaluateReply:
+def exact(site: Site, number: int, answers: NDArray[np.float64]) -> EvaluateReply:
     """The site's exact sums, and those of its groups that are large enough to be shown.
 
     Those of fewer records than the owner allows are the sums of nobody: a refusal would tell how
     many there are, in a sum over sites too, where nothing else does. Where records are somebody's
     it is persons that are counted: many records of one are one person's.
     """
-    fairness, policy = site.config.fairness, site.owner.policy
+    fairness, policy, records = site.config.fairness, site.owner.policy, site.evaluated(number)
     shown_of = slice(None)
-    if policy is not None and site.data.test.units < policy.min_test_records:
+    if policy is not None and records.units < policy.min_test_records:
         log.info("policy.min_test_records=%d: no test record is shown", policy.min_test_records)
         shown_of = slice(0)
-    answers, targets = answers[shown_of], site.data.test.labels[shown_of]
+    answers, targets = answers[shown_of], records.labels[shown_of]
     sums = site.task.sums(answers, targets)
-    if not isinstance(fairness, GroupFairness):
+    if not isinstance(fairness, GroupFairness) or records is not site.data.test:
         return EvaluateReply(site=site.name, sums=sums)
     attribute = site.data.test_attributes[fairness.column][shown_of]
     groups = group_sums(fairness, attribute, lambda who: site.task.sums(answers[who], targets[who]))

@@ -50,7 +50,7 @@ def held_form(owner: Owner, config: RunConfig) -> Iterator[None]:
         return
     scenario = site.data.agreed(config.scenario)
     placed: dict[str, Any] = {"path": "records"} if hasattr(scenario, "path") else {}
-    form = _Form(scenario=replace(scenario, **placed), task=config.task)  # type: ignore[type-var]
+    form = _Form(scenario=replace(scenario, **placed), task=config.task)
     path = site.ledger.with_suffix(FORM)
     first = not path.exists()
     if first:

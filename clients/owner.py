@@ -203,7 +203,7 @@ def describe(
         colluders=config.privacy.colluders,
         deployed=deployed is not None,
         evaluation=config.evaluation,
-        evaluations=sum(config.evaluates(number) for number in range(1, config.rounds + 1)),
+        evaluations=len(config.evaluated),
         group_column=groups.column if groups else "",
         smallest_group=groups.smallest if groups else 0,
         never_groups=deployed.data.never_groups() if deployed else (),

@@ -55,8 +55,8 @@ def could_pay(site: Site, plan: PrivacyPlan, note: RoundNote) -> None:
 def _evaluations(site: Site, plan: PrivacyPlan, number: int) -> Iterator[Event]:
     """What the evaluations of a round and of those after it cost."""
     if plan.evaluation is not None:
-        for later in range(max(number, 1), site.config.rounds + 1):
-            if site.config.evaluates(later):
+        for later in site.config.evaluated:
+            if later >= number:
                 yield plan.evaluation.event_at(later)
 
 

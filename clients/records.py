@@ -73,7 +73,7 @@ def simulated_notes(config: RunConfig) -> tuple[str, ...]:
     """What is unusual in the records of a simulation and of its sites, in sentences."""
     pool, sites = records(Choice.of(config))
     of_sites = (note for site in sites.values() for note in site.notes)
-    people = {name: (site.train.persons, site.test.persons) for name, site in sites.items()}
+    people = {name: [part.persons for part in site.parts] for name, site in sites.items()}
     return (
         *pool.notes,
         *of_sites,
@@ -183,9 +183,10 @@ def agreed(own: Scenario, of_run: Scenario) -> Scenario:
             f"data.person={names[0]}: this site's file says whose records are {here}, and the run "
             f"{there}; privacy is promised to persons or to records, so both must say it, or none"
         )
+    found = replace(found, validation_fraction=of_run.validation_fraction)
     if not names[0]:
         return found
-    return replace(found, records_per_person=most_records(of_run))  # type: ignore[type-var]
+    return replace(found, records_per_person=most_records(of_run))  # type: ignore[call-arg]
 
 
 def records(choice: Choice) -> tuple[Pool, dict[str, SiteData]]:
@@ -339,6 +340,9 @@ def _joined(pools: Mapping[str, Pool], schemas: Mapping[str, Schema]) -> Pool:
         features=np.concatenate([pool.features for pool in parts]),
         labels=np.concatenate([pool.labels for pool in parts]),
         is_train=np.concatenate([pool.is_train for pool in parts]),
+        is_validation=np.concatenate([pool.validated for pool in parts])
+        if any(pool.is_validation is not None for pool in parts)
+        else None,
         natural_site=np.repeat(list(pools), [len(pool) for pool in parts]),
         persons=_persons_of(parts),
         standardise_per_site=any(pool.standardise_per_site for pool in parts),

@@ -86,12 +86,21 @@ class Site:
     @cached_property
     def train_tensors(self) -> tuple[Tensor, Tensor]:
         """What `model` is trained on: inputs and targets `[n, ...]`."""
-        return self._inputs(self.data.train)
+        return self.inputs(self.data.train)
 
     @cached_property
     def test_tensors(self) -> tuple[Tensor, Tensor]:
         """What `model` is tested on: inputs and targets `[n, ...]`."""
-        return self._inputs(self.data.test)
+        return self.inputs(self.data.test)
+
+    def evaluated(self, number: int) -> Records:
+        """The records that are evaluated under a number: for the test, or in a round that
+        validates for validation."""
+        if not self.config.validates or number == self.config.test_number:
+            return self.data.test
+        if self.data.validation is None:
+            raise ProtocolError("server", "evaluate", "this site has no records for validation")
+        return self.data.validation
 
     @cached_property
     def people(self) -> People | None:
@@ -147,7 +156,7 @@ class Site:
         except ValueError as error:
             raise ProtocolError("server", "model", str(error)) from None
 
-    def _inputs(self, records: Records) -> tuple[Tensor, Tensor]:
+    def inputs(self, records: Records) -> tuple[Tensor, Tensor]:
         """The records as `model` takes them, on this site's device where there is room for them.
 
         What does not fit stays on the CPU, from where training fetches it batch by batch.

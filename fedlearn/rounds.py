@@ -54,6 +54,7 @@ class Description:
     """False when the site draws its noise from a test's seeded stand-in."""
     schema: Schema = ()
     """The columns of a table, as `fedlearn.data.tables.schema` describes them; no value of any."""
+    validation_records: int | None = 0
     device: str = "cpu"
     """The kind of device that the site computes on: `cpu` or `cuda`."""
 

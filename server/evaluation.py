@@ -18,6 +18,7 @@ from fedlearn.agreement import evaluates_in_sum, noised_sums_of, request_digest
 from fedlearn.config import RunConfig
 from fedlearn.core.errors import FedlearnError, ProtocolError
 from fedlearn.core.rng import Streams
+from fedlearn.core.vector import Vector
 from fedlearn.flower import messages as flower
 from fedlearn.flower.grid import Replies
 from fedlearn.mechanisms import EvaluationPlan
@@ -30,7 +31,7 @@ from fedlearn.results.result import FairnessResult, GroupResult, GroupsResult
 from fedlearn.rounds import EvaluateReply
 from fedlearn.tasks import Task
 from server.run_cost import spent_besides
-from server.run_state import GroupSums, RunState
+from server.run_state import GroupSums, ReleasedSums, RunState
 
 log = logging.getLogger(__name__)
 
@@ -40,14 +41,15 @@ MOST_SITES: Final = 50
 """Of more sites than this, intervals are computed for those where the model does worst."""
 
 
-def evaluate(run: RunState, number: int, there: Sequence[str]) -> dict[str, float]:
-    """The test metrics of a round, of sites among those that are `there`; the sums are kept.
+def evaluate(run: RunState, number: int, shown: Vector, there: Sequence[str]) -> ReleasedSums:
+    """What sites among those that are `there` release of a model under the number of a round, or
+    of the test.
 
     Raises:
         ProtocolError: too few sites gave what can be tested with.
         PrivacyError: a site cannot pay for it, and the run stops for that.
     """
-    shown, task = run.progress.shown, run.enrolment.task
+    task = run.enrolment.task
     summed = run.summing and evaluates_in_sum(run.config)
     # Who did not answer a moment ago would be missed by the masks of the others; and who is
     # left out for a lie could spoil a sum in which nobody sees it.
@@ -59,13 +61,12 @@ def evaluate(run: RunState, number: int, there: Sequence[str]) -> dict[str, floa
         request = request_digest(note, shown, {})
         _account(run, number, sites)
         tested, groups = run.summing.evaluate(number, messages, request, task, run.without)
-        run.progress.tested, run.progress.groups = tested, GroupSums(pooled=groups)
-    else:
-        reported = _reported(run, number, messages)
-        run.progress.per_site = {site: reply.sums for site, reply in reported.items()}
-        run.progress.tested = pooled(task, run.progress.per_site)
-        run.progress.groups = group_sums(task, reported)
-    return task.metrics(run.progress.tested)
+        return ReleasedSums(sums=tested, groups=GroupSums(pooled=groups))
+    reported = _reported(run, number, messages)
+    per_site = {site: reply.sums for site, reply in reported.items()}
+    return ReleasedSums(
+        sums=pooled(task, per_site), per_site=per_site, groups=group_sums(task, reported)
+    )
 
 
 def _reported(run: RunState, number: int, messages: Sequence[Message]) -> dict[str, EvaluateReply]:

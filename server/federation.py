@@ -34,7 +34,7 @@ from server.driver import UnusableError
 from server.evaluation import evaluate
 from server.groups import Suspicion
 from server.run_cost import spent_in_round
-from server.run_state import GroupSums, RunState
+from server.run_state import ReleasedSums, RunState
 from server.sums import Aggregate, Sum
 
 log = logging.getLogger(__name__)
@@ -83,6 +83,8 @@ class Federation(RunState):
             found = suspects(self.progress.refused)
             raise PoisonedError("", "sum", _too_many(most, last.reason, found))
         used = len(self.progress.rounds)
+        if self.progress.validation is not None and self.progress.validation.enough:
+            return False
         return self.progress.done < self.config.rounds and used < self.config.most_rounds
 
     def run_round(self, number: int) -> RoundResult:
@@ -101,7 +103,7 @@ class Federation(RunState):
         named = self._look(number, outcome)
         silent = asked.failures | train.failures | asked.by_owner() | train.by_owner()
         there = [site for site in self.grid.sites if site not in silent]
-        evaluated = self._evaluated(number, there) if self.config.evaluates(number) else {}
+        evaluated = self._measured(number, there) if self.config.evaluates(number) else {}
         refused = {one.site: one.reason for one in (*asked.refusals, *train.refusals)}
         dropped = silent | refused
         entry = RoundResult(
@@ -118,6 +120,34 @@ class Federation(RunState):
         )
         self.progress.rounds.append(entry)
         return entry
+
+    def test(self) -> None:
+        """Read the test once, after all rounds, with the model that is kept; where rounds are
+        tested, nothing.
+
+        Raises as `run_round` does where sites give nothing, but where a round would not, either.
+        """
+        number, rounds = self.config.test_number, self.progress.rounds
+        if number is None or not rounds:
+            return
+        if self.grid.sealing:
+            self.grid.sealing.round = number
+        silent = rounds[-1].clients.dropped if len(rounds) >= self.first else {}
+        there = [site for site in self.grid.sites if site not in silent]
+        self.progress.take_tested(self._evaluated(number, self.progress.chosen, there))
+        self.progress.test_traffic, self.progress.test_read = self.grid.traffic.take(), True
+
+    def _measured(self, number: int, there: Sequence[str]) -> dict[str, float]:
+        """The metrics of a round: of validation, by which a model is chosen, or of the test."""
+        shown, validation = self.progress.shown, self.progress.validation
+        task = self.enrolment.task
+        found = self._evaluated(number, shown, there)
+        metrics = task.metrics(found.sums) if found else {}
+        if validation is None:
+            self.progress.take_tested(found)
+        elif found:
+            validation.look(number, task.leading, metrics, shown)
+        return metrics
 
     def _cohort(self, number: int) -> list[str]:
         sites = self.grid.sites
@@ -281,6 +311,8 @@ class Federation(RunState):
             self.progress.mean = RunningMean(
                 self.progress.mean.decay, np.zeros_like(self.progress.mean.total)
             )
+        if self.progress.validation:
+            self.progress.validation.forget()
         for number, changes in suspicion.clean():
             base = self.stack.base(self.progress.model)
             whole = base + self._combined(number, changes)
@@ -392,29 +424,26 @@ class Federation(RunState):
         who = f"robust={rule.kind}" if rule.fewest >= wanted else "the noise"
         return f"{who} needs {wanted}"
 
-    def _evaluated(self, number: int, there: Sequence[str]) -> dict[str, float]:
-        """The test metrics of a round; none where sites gave them before the run was cut off.
+    def _evaluated(self, number: int, model: Vector, there: Sequence[str]) -> ReleasedSums | None:
+        """What sites release of a model; none where they gave it before the run was cut off.
 
         Sites evaluate a round once. Of the round that a resumed run repeats they may have given
         what was lost with the coordinator. And a round that was paid for is not made again for
         its figures, nor one of which a sum is open: of other sites it would show what one gave.
         """
-        first = self.resumed and number == self.first
+        first = self.resumed and len(self.progress.rounds) + 1 == self.first
         try:
-            return self._evaluate(number, there)
+            return self._evaluate(number, model, there)
         except ProtocolError as error:
             paid = self.plan is not None
             needless = first or paid or self._would_differ or isinstance(error, UnusableError)
             if not needless:
                 raise
             log.warning("round %d is not evaluated: %s", number, error)
-            # What an earlier round gave is of another model.
-            self.progress.tested, self.progress.groups = None, GroupSums()
-            self.progress.per_site = {}
-            return {}
+            return None  # what an earlier round gave is of another model
 
-    def _evaluate(self, number: int, there: Sequence[str]) -> dict[str, float]:
-        return evaluate(self, number, there)
+    def _evaluate(self, number: int, model: Vector, there: Sequence[str]) -> ReleasedSums:
+        return evaluate(self, number, model, there)
 
 
 def _too_many(most: int, reason: str, found: Sequence[str]) -> str:

@@ -29,6 +29,7 @@ from fedlearn.flower import private
 from fedlearn.models.slots import trained
 from fedlearn.report.statement import promise_of, statement_for
 from fedlearn.results.folder import Checkpoint, RunFolder
+from fedlearn.results.reading import read_result
 from fedlearn.results.receipts import FOLDER
 from fedlearn.results.result import (
     DataFacts,
@@ -40,6 +41,7 @@ from fedlearn.results.result import (
     RoundResult,
     SiteSize,
     Status,
+    ValidationResult,
     this_environment,
 )
 from fedlearn.tasks import Task
@@ -55,6 +57,7 @@ from server.run_state import Progress
 from server.screening import screen
 from server.stop import Stop
 from server.tracking import check_tracking, tracked
+from server.validation import Validation
 
 log = logging.getLogger(__name__)
 
@@ -116,7 +119,7 @@ def run(
     progress = Progress(
         list(saved.rounds), saved.model, dict(saved.spent), clip_norm=saved.clip_norm,
         mean=_mean(config, saved), algorithm=saved.strategy, screened=saved.screened,
-        counted=dict(saved.counted), opened=saved.opened,
+        counted=dict(saved.counted), opened=saved.opened, validation=_validation(config, saved),
     )  # fmt: skip
     federation = Federation(
         config, plan, enrolment, progress, saved.run_id, summing, resumed=before is not None
@@ -162,6 +165,14 @@ def _mean(config: RunConfig, saved: Checkpoint) -> RunningMean | None:
     return RunningMean(decay, total, count)
 
 
+def _validation(config: RunConfig, saved: Checkpoint) -> Validation | None:
+    """The choice among rounds as a run left it; none before its first."""
+    training = config.training
+    if not config.validates or not saved.rounds:
+        return None
+    return Validation(training.keep, training.patience, best=saved.best, model=saved.kept)
+
+
 def _train(
     folder: RunFolder,
     federation: Federation,
@@ -186,6 +197,11 @@ def _train(
                 listener.round_finished(entry)
             if stop.after_round.is_set() and federation.goes_on:
                 raise StoppedError(f"stopped after round {number}; resume=true continues")
+        if saved.tested:  # all is done, and the test is not read again
+            listener.finished(before := read_result(folder.path))
+            return before
+        with stop.ending_first(), report.keeping_what_is_spent():
+            federation.test()
     except (KeyboardInterrupt, StoppedError):
         report.end("interrupted", "stopped by the user; resume=true continues")
         raise
@@ -198,6 +214,8 @@ def _train(
         report.end("failed", str(error))
         raise
     result = report.end("finished")
+    if federation.progress.test_read:
+        report.checkpoint()
     if receipts:
         receipts.at_end(folder.path / FOLDER)
     listener.finished(result)
@@ -246,7 +264,7 @@ class Reporter:
         return self.saved.seconds + time.monotonic() - self.began
 
     def _trained(self) -> Vector:
-        return trained(self.federation.enrolment.layout, self.federation.progress.shown)
+        return trained(self.federation.enrolment.layout, self.federation.progress.chosen)
 
     def after_round(self, entry: RoundResult) -> None:
         """Write everything; the checkpoint last, so that it never runs ahead."""
@@ -291,6 +309,9 @@ class Reporter:
                 mean=progress.mean.total if progress.mean else None,
                 opened=progress.opened,
                 screened=progress.screened,
+                tested=progress.test_read or saved.tested,
+                best=progress.validation.best if progress.validation else None,
+                kept=progress.validation.model if progress.validation else None,
             )
         )
 
@@ -326,6 +347,7 @@ class Reporter:
             model=_model_facts(config, federation.enrolment, self.model),
             rounds=list(progress.rounds),
             final=_final(federation.enrolment.task, progress),
+            validation=_validation_result(federation),
             privacy=_privacy(federation),
             declined=list(federation.enrolment.declined),
             screening=screening_result(federation.plan, progress.screened),
@@ -353,7 +375,9 @@ def _devices(enrolment: Enrolment) -> str:
 
 def _data_facts(config: RunConfig, enrolment: Enrolment) -> DataFacts:
     sizes = {
-        site: SiteSize(train=one.train_records, test=one.test_records)
+        site: SiteSize(
+            train=one.train_records, test=one.test_records, validation=one.validation_records
+        )
         for site, one in enrolment.sites.items()
     }
     digests = {one.data_sha256 for one in enrolment.sites.values()}
@@ -372,6 +396,22 @@ def _model_facts(config: RunConfig, enrolment: Enrolment, model: Vector) -> Mode
         trainable=enrolment.trainable.size,
         sha256=vector_digest(model),
         input=enrolment.task.input,
+    )
+
+
+def _validation_result(federation: Federation) -> ValidationResult | None:
+    """How the model was chosen, where validation chose it."""
+    config, progress = federation.config, federation.progress
+    validation = progress.validation
+    if validation is None:
+        return None
+    kept = validation.best.round if validation.best and validation.model is not None else None
+    return ValidationResult(
+        metric=federation.enrolment.task.leading.name,
+        kept=len(progress.rounds) if kept is None else kept,
+        best=validation.best,
+        stopped_early=validation.enough and progress.done < config.rounds,
+        bytes=progress.test_traffic,
     )
 
 
@@ -396,7 +436,10 @@ def _privacy(federation: Federation) -> PrivacyResult:
     promise = promise_of(
         federation.plan, noise_is_private=private and federation.noise(0).is_private
     )
-    found = privacy_result(federation.plan, federation.progress.spent, promise)
+    # When to stop is decided by what was released: a promise for fewer rounds than were planned
+    # would be one that was chosen afterwards.
+    whole = federation.config.training.patience > 0
+    found = privacy_result(federation.plan, federation.progress.spent, promise, whole=whole)
     shape = federation.enrolment.task.input
     words = statement_for(promise, federation.config, shape, epsilon=found.epsilon)
     return replace(found, statement=words.text)

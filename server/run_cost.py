@@ -96,12 +96,21 @@ def epsilon_of(plan: PrivacyPlan, events: Iterable[Event]) -> float:
 
 
 def privacy_result(
-    plan: PrivacyPlan | None, spent: dict[str, tuple[Event, ...]], promise: PromiseFacts
+    plan: PrivacyPlan | None,
+    spent: dict[str, tuple[Event, ...]],
+    promise: PromiseFacts,
+    *,
+    whole: bool = False,
 ) -> PrivacyResult:
-    """What the run promises; the statement is still to be made from it."""
+    """What the run promises; the statement is still to be made from it.
+
+    With `whole` a site is promised no less than all that was planned, whatever it has spent: a
+    number of rounds that depends on what earlier ones have released bounds no loss by itself, and
+    the plan for all of them does (Rogers et al. 2016, "Privacy Odometers and Filters").
+    """
     if plan is None or not promise.noise_is_private:
         return _no_privacy(plan, promise)
-    per_site = {site: _site(plan, events) for site, events in sorted(spent.items())}
+    per_site = {site: _site(plan, events, whole=whole) for site, events in sorted(spent.items())}
     largest = max((site.epsilon for site in per_site.values()), default=0.0)
     if math.isinf(largest):
         return _no_privacy(plan, promise)
@@ -128,11 +137,11 @@ def screening_result(plan: PrivacyPlan | None, sites: int | None) -> ScreeningRe
     return ScreeningResult(sites=sites, epsilon=epsilon_of(plan, paid) if plan and paid else None)
 
 
-def _site(plan: PrivacyPlan, events: tuple[Event, ...]) -> SitePrivacy:
-    known = plan.cohort_known
-    cruder = epsilon_rdp(events, plan.delta, unit=plan.unit, cohort_known=known)
+def _site(plan: PrivacyPlan, events: tuple[Event, ...], *, whole: bool) -> SitePrivacy:
+    known, counted = plan.cohort_known, (events, *([plan.events] if whole else []))
+    cruder = max(epsilon_rdp(e, plan.delta, unit=plan.unit, cohort_known=known) for e in counted)
     return SitePrivacy(
-        epsilon=epsilon_of(plan, events),
+        epsilon=max(epsilon_of(plan, one) for one in counted),
         epsilon_rdp=None if math.isinf(cruder) else cruder,
         delta=plan.delta,
         steps=_steps(plan, events),

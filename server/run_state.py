@@ -41,6 +41,7 @@ from server.enrol import Enrolment
 from server.groups import Suspicion
 from server.public_training import PublicTraining
 from server.run_cost import epsilon_of, spent_besides
+from server.validation import Validation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +52,15 @@ class GroupSums:
     withheld: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """Site -> the groups that are too small there to be shown."""
     pooled: dict[str, Sums] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReleasedSums:
+    """What sites have released of one model: over all of them, by site where they do, by group."""
+
+    sums: Sums
+    per_site: dict[str, Sums] = field(default_factory=dict)
+    groups: GroupSums = field(default_factory=GroupSums)
 
 
 @dataclass
@@ -86,11 +96,29 @@ class Progress:
     """How many updates are in it."""
     screened: int | None = None
     """How many sites have compared their tables; None where they have not."""
+    validation: Validation | None = None
+    """Which round's model is kept, where rounds are evaluated on validation records."""
+    test_read: bool = False
+    """Whether the test was read, where that is done once, after all rounds."""
+    test_traffic: dict[str, int] = field(default_factory=dict)
+    """Bytes of the one reading of the test, where it is not part of a round."""
 
     @property
     def shown(self) -> Vector:
-        """The model that is tested and kept: the last, or the running mean."""
+        """The model that a round has come to: the last, or the running mean."""
         return self.mean.model() if self.mean and self.mean.count else self.model
+
+    @property
+    def chosen(self) -> Vector:
+        """The model that is kept, and tested at the end: that of a round, by the config."""
+        best = self.validation.model if self.validation else None
+        return self.shown if best is None else best
+
+    def take_tested(self, tested: ReleasedSums | None) -> None:
+        """Keep test sums in the place of those of an earlier model; None: there are none."""
+        self.tested = tested.sums if tested else None
+        self.groups = tested.groups if tested else GroupSums()
+        self.per_site = tested.per_site if tested else {}
 
     @property
     def refused(self) -> list[list[str]]:
@@ -122,6 +150,9 @@ class RunState:
     """Training on public records at the coordinator, where a rule asks for it."""
 
     def __post_init__(self) -> None:
+        if self.config.validates and self.progress.validation is None:
+            training = self.config.training
+            self.progress.validation = Validation(training.keep, training.patience)
         self.route = route_of(self.config, self.plan)
         self.stack = stack_of(self.config, self.enrolment.layout.size)
         if self.draw and self.progress.suspicion is None:

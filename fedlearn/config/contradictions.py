@@ -46,7 +46,7 @@ def problems(config: RunConfig) -> list[str]:
     if config.partition.reads_site_files and config.sites is None:
         found.append("partition=files: set sites to the folder of the site files")
     found += [*_robust_problems(config), *_public_problems(config)]
-    found += _screening_problems(config)
+    found += [*_screening_problems(config), *_validation_problems(config)]
     return [*found, *_stage_problems(config), *_audit_problems(config)]
 
 
@@ -64,6 +64,32 @@ def _person_problems(config: RunConfig) -> list[str]:
             "Set scenario.person to the column that does, or privacy.unit=record"
         ]
     return []
+
+
+def _validation_problems(config: RunConfig) -> list[str]:
+    """What is chosen by validation needs records for it; and what decides who these are."""
+    training, scenario, found = config.training, config.scenario, []
+    asked = {"training.keep=best": training.keep == "best"}
+    asked |= {f"training.patience={training.patience}": training.patience > 0}
+    if not scenario.validates:
+        found += [
+            f"{setting}: is decided on validation records, of which there are none. Set "
+            "scenario.validation_fraction, as 0.1"
+            for setting, is_set in asked.items()
+            if is_set
+        ]
+    elif config.evaluation == "none":
+        found.append(
+            "evaluation=none: no validation record is looked at either. Choose evaluation=private, "
+            "pooled or per_site, or leave out scenario.validation_fraction"
+        )
+    if scenario.parts_by_all and config.privacy.within_sites:
+        found.append(
+            f"{scenario.parts_by_all}: must be given where a run promises privacy within sites: a "
+            "site's own times let one record move others from part to part. Set it to a time that "
+            "all may know, or scenario.split=drawn"
+        )
+    return found
 
 
 def _screening_problems(config: RunConfig) -> list[str]:

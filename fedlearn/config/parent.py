@@ -145,12 +145,19 @@ def _other_test(mine: Tree, theirs: Tree) -> Iterator[str]:
         ("seed", mine["seed"], theirs["seed"]),
         ("scenario.test_fraction", own.get("test_fraction"), other.get("test_fraction")),
         *((f"scenario.{k}", own.get(k) or "", other.get(k) or "") for k in _decides(own, other)),
+        *((f"scenario.{k}", own.get(k) or "", other.get(k) or "") for k in _by_time(own, other)),
     ):
         if here != there:
             yield (
                 f"{key}={there} has chosen what its run tested on, and with {key}={here} this one "
                 f"would test on some that it has learned; set {key}={there}"
             )
+
+
+def _by_time(own: Tree, other: Tree) -> tuple[str, ...]:
+    """What says which records are the latest."""
+    split = "time" in (own.get("split"), other.get("split"))
+    return ("split", "time", "times", "test_from") if split else ()
 
 
 def _decides(own: Tree, other: Tree) -> tuple[str, ...]:

@@ -128,10 +128,29 @@ class RunConfig:
         """How many rounds a site can pay for, by the plan of privacy."""
         return self.rounds + self.spare_rounds
 
+    @property
+    def validates(self) -> bool:
+        """Whether rounds are evaluated on validation records, and the test is read once."""
+        return self.scenario.validates and self.evaluation != "none"
+
+    @property
+    def test_number(self) -> int | None:
+        """The number under which the test is asked for once all rounds are made, however many
+        these were; None where rounds are tested."""
+        return self.most_rounds + 1 if self.validates else None
+
     def evaluates(self, number: int) -> bool:
-        """Whether a round is evaluated."""
+        """Whether something is evaluated under a number: that of a round, or of the test."""
+        if self.test_number is not None and number >= self.test_number:
+            return number == self.test_number
         last = min(number, self.rounds)
         return self.evaluation != "none" and due(last, self.rounds, self.evaluate_every)
+
+    @property
+    def evaluated(self) -> tuple[int, ...]:
+        """The numbers of all evaluations of a run without a round that is made again."""
+        test = () if self.test_number is None else (self.test_number,)
+        return (*(n for n in range(1, self.rounds + 1) if self.evaluates(n)), *test)
 
 
 def compose(overrides: Sequence[str]) -> RunConfig:
@@ -250,6 +269,7 @@ def _evaluations(config: RunConfig, task: Task | None) -> Evaluations | None:
     return Evaluations(
         rounds=config.rounds,
         every=config.evaluate_every,
+        validated=config.validates,
         share=config.evaluation_share,
         weights=tuple(share / times for share in shares_of(layout)) * times,
         dimension=sum(spec.size for spec in layout) * (1 + groups),

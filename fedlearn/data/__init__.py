@@ -30,7 +30,7 @@ from fedlearn.data.datasets.risk import Risk
 from fedlearn.data.images.folders import Images
 from fedlearn.data.images.medmnist import MedMnist
 from fedlearn.data.partition import Dirichlet, Files, Iid, Natural, Partition, Quantity
-from fedlearn.data.pool import Pool, Records, SiteData, deal, split_notes
+from fedlearn.data.pool import Pool, Records, SiteData, deal, split_notes, with_validation
 from fedlearn.data.scenario import Dataset, Reading, Scenario
 from fedlearn.data.tables.csv import Csv
 from fedlearn.data.texts.files import OwnText
@@ -145,5 +145,7 @@ def load_pool(
         raise ConfigError(
             f"task={task.kind}: cannot learn scenario={scenario.kind} with these settings: {error}"
         ) from None
+    if pool.is_validation is None:  # a split by time has chosen them already
+        pool = with_validation(pool, scenario.validation_fraction, streams)
     notes = (*pool.notes, *split_notes(pool))
     return replace(pool, task=learned, notes=notes)

@@ -33,12 +33,12 @@ class Pool:
     """The records of a scenario before they are dealt out to sites.
 
     `features: float32[n, ...]` (int64 for token ids), `labels: [n, ...]` as
-    `task` takes them (places in its classes), `is_train: bool[n]`, `natural_site: str[n]` or None
-    where records come without one. `standardise_per_site` says that the
-    numeric columns are still in their own units, NaN where a value is missing,
-    and that `deal` is to standardise them. `attributes` are what records can be
-    grouped by to see for whom a model works; nothing is learned from them.
-    `notes` are sentences for the user.
+    `task` takes them (places in its classes), `is_train: bool[n]`, `is_validation: bool[n]` or None
+    where no record is for that, `natural_site: str[n]` or None where records come without one.
+    `standardise_per_site` says that the numeric columns are still in their own units, NaN where a
+    value is missing, and that `deal` is to standardise them. `attributes` are what records can be
+    grouped by to see for whom a model works; nothing is learned from them. `notes` are sentences
+    for the user.
 
     Raises:
         ValueError: the arrays do not belong together.
@@ -50,6 +50,7 @@ class Pool:
     features: NDArray[Any]
     labels: Targets
     is_train: NDArray[np.bool_]
+    is_validation: NDArray[np.bool_] | None = None
     natural_site: NDArray[np.str_] | None = None
     persons: Persons | None = None
     """Whose every record is, where the scenario says by what; nothing is learned from it."""
@@ -60,7 +61,7 @@ class Pool:
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        columns: list[NDArray[Any]] = [self.is_train, *self.attributes.values()]
+        columns: list[NDArray[Any]] = [self.is_train, self.validated, *self.attributes.values()]
         if self.natural_site is not None:
             columns.append(self.natural_site)
         if self.persons is not None:
@@ -68,13 +69,26 @@ class Pool:
         n = len(self.features)
         if len(self.labels) != n or any(column.shape != (n,) for column in columns):
             raise ValueError(
-                "labels, is_train, natural_site, persons and attributes must have one entry per "
-                "record"
+                "labels, is_train, is_validation, natural_site, persons and attributes must have "
+                "one entry per record"
             )
+        if (self.is_train & self.validated).any():
+            raise ValueError("a record is for training or for validation")
         self.task.check(self.labels)
 
     def __len__(self) -> int:
         return len(self.features)
+
+    @cached_property
+    def validated(self) -> NDArray[np.bool_]:
+        """Which records are for validation, `bool[n]`."""
+        none = np.zeros(len(self.is_train), np.bool_)
+        return none if self.is_validation is None else self.is_validation
+
+    @cached_property
+    def is_test(self) -> NDArray[np.bool_]:
+        """Which records are for the test, `bool[n]`."""
+        return ~self.is_train & ~self.validated
 
     @cached_property
     def sha256(self) -> str:
@@ -85,7 +99,8 @@ class Pool:
         the persons, the attributes and the notes are left out.
         """
         digest = hashlib.sha256(f"fedlearn/pool/v1 {self.standardise_per_site}\n".encode())
-        for array in (self.features, self.labels, self.is_train):
+        validated = () if self.is_validation is None else (self.is_validation,)
+        for array in (self.features, self.labels, self.is_train, *validated):
             canonical = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
             digest.update(f"{canonical.dtype.str} {canonical.shape}\n".encode())
             digest.update(canonical.tobytes())
@@ -95,10 +110,10 @@ class Pool:
 def split_notes(pool: Pool) -> Iterator[str]:
     """Which classes have records in one part alone, as each record is drawn by itself."""
     strata = pool.task.strata(pool.labels)
-    if not len(pool) or pool.is_train.all():
+    if not pool.is_test.any():
         yield f"{pool.name}: no test records, so nothing is measured"
         return
-    for what, part in (("training", pool.is_train), ("test", ~pool.is_train)):
+    for what, part in (("training", pool.is_train), ("test", pool.is_test)):
         for stratum in np.setdiff1d(strata, strata[part]):
             these = strata == stratum
             if name := pool.task.alike(pool.labels[these]):
@@ -134,6 +149,7 @@ def taken(pool: Pool, rows: Indices) -> Pool:
         features=pool.features[rows],
         labels=pool.labels[rows],
         is_train=pool.is_train[rows],
+        is_validation=None if pool.is_validation is None else pool.is_validation[rows],
         natural_site=None if pool.natural_site is None else pool.natural_site[rows],
         persons=None if pool.persons is None else pool.persons[rows],
         attributes=take(pool.attributes, rows),
@@ -145,13 +161,32 @@ def public_rows(pool: Pool, share: float, streams: Streams) -> NDArray[np.bool_]
 
     Each is drawn by what it holds alone, as those that are tested on are; or by whose it is.
     """
+    return pool.is_train & _drawn(pool, share, streams, "public")
+
+
+def with_validation(pool: Pool, share: float, streams: Streams) -> Pool:
+    """The pool with about a `share` of what it would train on for validation.
+
+    Each record is drawn by what it holds alone, as those that are tested on are; or by whose it is.
+
+    Guarantees: no test record changes its part; records of one person, and copies of a record, stay
+    together; with no `share` nothing changes.
+    """
+    if not share:
+        return pool
+    validated = pool.is_train & _drawn(pool, share, streams, "validation")
+    return replace(pool, is_train=pool.is_train & ~validated, is_validation=validated)
+
+
+def _drawn(pool: Pool, share: float, streams: Streams, name: str) -> NDArray[np.bool_]:
+    """About a `share` of the records, `bool[n]`, by the stream `name`."""
     if pool.persons is not None:
-        return pool.is_train & ~by_content(in_bytes(pool.persons), share, streams, "public")
+        return ~by_content(in_bytes(pool.persons), share, streams, name)
     contents = (
         np.ascontiguousarray(row).tobytes() + np.ascontiguousarray(label).tobytes()
         for row, label in zip(pool.features, pool.labels, strict=True)
     )
-    return pool.is_train & ~by_content(contents, share, streams, "public")
+    return ~by_content(contents, share, streams, name)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -189,15 +224,23 @@ class Records:
 class SiteData:
     """What one site holds; `notes` are sentences for the user about what is unusual in it.
 
-    `test_attributes` are what its test records can be grouped by.
+    `test_attributes` are what its test records can be grouped by; `validation` is None where the
+    run has no part for it.
     """
 
     name: str
     train: Records
     test: Records
+    validation: Records | None = None
     test_attributes: Mapping[str, Attribute] = field(default_factory=dict)
     schema: Schema = ()
     notes: tuple[str, ...] = ()
+
+    @property
+    def parts(self) -> tuple[Records, ...]:
+        """All records, by what they are for."""
+        validation = () if self.validation is None else (self.validation,)
+        return (self.train, self.test, *validation)
 
 
 def deal(
@@ -248,9 +291,16 @@ def _problems(pool: Pool, assignment: Mapping[str, Indices], all_sites: bool) ->
     every = np.concatenate([assignment[site] for site in sorted(assignment)])
     learned = pool.labels[every[pool.is_train[every]]]
     if all_sites and not len(learned):
+        kept = "the test or validation" if pool.validated.any() else "the test"
+        smaller = " or scenario.validation_fraction" if pool.validated.any() else ""
         yield (
-            f"no training records ({len(every)} in all, which are for the test); take more records "
-            "or a smaller scenario.test_fraction"
+            f"no training records ({len(every)} in all, which are for {kept}); take more records "
+            f"or a smaller scenario.test_fraction{smaller}"
+        )
+    if all_sites and pool.is_validation is not None and not pool.validated[every].any():
+        yield (
+            f"no validation records, of {len(every)} in all: scenario.validation_fraction leaves "
+            "none; take more records or a larger share, or set it to 0 with training.keep=last"
         )
     if all_sites and (only := pool.task.alike(learned)):
         yield f"all training records are of one {only}: there is nothing to learn"
@@ -267,12 +317,11 @@ def usable(pool: Pool, features: NDArray[Any]) -> NDArray[np.bool_]:
 
 
 def _deal_one(pool: Pool, site: str, rows: Indices) -> SiteData:
-    train, test = rows[pool.is_train[rows]], rows[~pool.is_train[rows]]
-    features = {"train": pool.features[train], "test": pool.features[test]}
+    train, test = rows[pool.is_train[rows]], rows[pool.is_test[rows]]
+    validation = rows[pool.validated[rows]]
+    parts = [pool.features[part] for part in (train, test, validation)]
     if pool.standardise_per_site and isinstance(pool.task.input, TableInput):
-        features["train"], features["test"] = standardise(
-            features["train"], features["test"], pool.task.input.numeric
-        )
+        parts = standardise(*parts, numeric=pool.task.input.numeric)
     notes = []
     if not len(train):
         notes.append(f"site {site}: no training records, so nothing is learned from it")
@@ -280,10 +329,13 @@ def _deal_one(pool: Pool, site: str, rows: Indices) -> SiteData:
         notes.append(f"site {site}: only {only} to learn from")
     if not len(test):
         notes.append(f"site {site}: no test records, so it takes no part in evaluation")
+    if pool.is_validation is not None and not len(validation):
+        notes.append(f"site {site}: no validation records, so it has no say in what is kept")
     return SiteData(
         name=site,
-        train=_records(pool, features["train"], train),
-        test=_records(pool, features["test"], test),
+        train=_records(pool, parts[0], train),
+        test=_records(pool, parts[1], test),
+        validation=None if pool.is_validation is None else _records(pool, parts[2], validation),
         test_attributes=take(pool.attributes, test),
         schema=pool.schemas.get(site, pool.schemas.get("", ())),
         notes=tuple(notes),

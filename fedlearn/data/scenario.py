@@ -6,10 +6,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import Field
 
 from fedlearn.core.errors import ConfigError
 from fedlearn.core.rng import Streams
+from fedlearn.core.settings import Portion, config
 from fedlearn.data.datasets.archives import Archive
 from fedlearn.data.pool import Pool
 from fedlearn.data.tables.scaling import Scaling
@@ -87,6 +90,7 @@ class Dataset:
     archive: Archive
 
 
+@config
 class Scenario(ABC):
     """A kind of records: a frozen dataclass of settings that derives from this, in one file.
 
@@ -95,8 +99,12 @@ class Scenario(ABC):
     table are scaled.
     """
 
-    kind: str
-    """The name that a config chooses it by."""
+    validation_fraction: Annotated[Portion, Field(exclude_if=lambda share: share == 0)] = 0.0
+    """About this share of the records that are not tested on is kept from training, and says which
+    round's model is kept and when enough was learned; 0: none."""
+    if TYPE_CHECKING:
+        kind: str
+        """The name that a config chooses it by."""
     dataset: ClassVar[Dataset | None] = None
     """What `fedlearn data list` says of it, where it is public and can be fetched."""
     tells: ClassVar[Tells] = "names"
@@ -116,6 +124,16 @@ class Scenario(ABC):
             DataError: the data cannot be read, fetched or learned from.
             ConfigError: the settings do not fit the data.
         """
+
+    @property
+    def validates(self) -> bool:
+        """Whether some records are for validation."""
+        return self.validation_fraction > 0
+
+    @property
+    def parts_by_all(self) -> str:
+        """The setting that leaves it to all records together which part one is in; else empty."""
+        return ""
 
     def problems(self) -> Iterator[str]:
         """What is wrong with the settings by themselves, as `dotted.path: reason` lines."""
@@ -144,7 +162,7 @@ class Scenario(ABC):
         """The same with absolute paths: relative ones are in `folder`."""
         path = getattr(self, "path", "")
         changed: dict[str, Any] = {"path": str(folder / path)} if path else {}
-        return replace(self, **changed)  # type: ignore[type-var]
+        return replace(self, **changed)
 
     def agreed(self, of_run: Scenario) -> Scenario:
         """Where a site's records are, by its own file; what they become, as the run says.
@@ -158,8 +176,9 @@ class Scenario(ABC):
         """
         if type(self) is not type(of_run):
             return self
-        mine = {"path": self.path} if hasattr(self, "path") else {}  # never where others say
-        return replace(of_run, **mine)  # type: ignore[type-var]
+        # Never where others say.
+        mine: dict[str, Any] = {"path": self.path} if hasattr(self, "path") else {}
+        return replace(of_run, **mine)
 
     def stays_with_site(self) -> frozenset[str]:
         """The settings that `agreed` leaves as they are, whatever a run over such records says."""
@@ -172,7 +191,8 @@ class Scenario(ABC):
             DataError: what is there cannot be read.
         """
         sites = {"site": ""} if hasattr(self, "site") else {}
-        return replace(self, path=path, **sites)  # type: ignore[type-var]
+        changed: dict[str, Any] = {"path": path, **sites}
+        return replace(self, **changed)
 
     def never_groups(self) -> tuple[str, ...]:
         """Columns that test records are never told apart by at a site: dropped, or identifying."""
@@ -222,5 +242,5 @@ class Scenario(ABC):
         there = {n: v for n, v in vars(tokenizer).items() if v == before} if tokenizer else {}
         if not there:
             return self
-        moved = replace(tokenizer, **dict.fromkeys(there, folder))
-        return replace(self, tokenizer=moved)  # type: ignore[type-var]
+        moved: dict[str, Any] = {"tokenizer": replace(tokenizer, **dict.fromkeys(there, folder))}
+        return replace(self, **moved)

@@ -13,6 +13,11 @@ quarters of it to the last one, which tells of the model that stays. Training ge
 left, found by the accountant over all events together. People in test records are not taken
 to be others than those in training records: the costs add up.
 
+Where a run validates, its rounds evaluate validation records, and the last evaluation, after all
+rounds, the test records: one number more, and the only one that reads them. It is planned and paid
+for in the same way, whatever the parts hold: a record that is validated on in every round costs
+what a record that is tested on would. A run that ends early leaves out evaluations of the plan.
+
 With `unit="person"` a site adds up the means over the test records of each person, and with
 `unit="client"` it gives the mean over all of them, so that all records of a person, or of a site,
 together move what one record does.
@@ -26,10 +31,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from fedlearn.core.errors import ConfigError
 from fedlearn.core.settings import Count, Natural, Positive, Probability, config
@@ -63,6 +69,8 @@ class Evaluations:
     rounds: Count
     every: Count
     """A round of so many is evaluated, and the last one."""
+    validated: Annotated[bool, Field(exclude_if=lambda yes: not yes)] = False
+    """Whether that is done on validation records, and the test read once after all rounds."""
     share: Probability
     """Of the squared signal-to-noise ratio that the budget allows."""
     weights: tuple[Positive, ...]
@@ -74,13 +82,18 @@ class Evaluations:
 
     @property
     def numbers(self) -> tuple[int, ...]:
-        """The rounds that are evaluated."""
-        return tuple(n for n in range(1, self.rounds + 1) if due(n, self.rounds, self.every))
+        """The rounds that are evaluated, and the number of the test after them."""
+        return _numbers(self.rounds, self.every, validated=self.validated)
 
 
 def due(number: int, rounds: int, every: int) -> bool:
     """Whether a round is evaluated: one of `every`, and the last."""
     return 1 <= number <= rounds and (number == rounds or number % every == 0)
+
+
+def _numbers(rounds: int, every: int, *, validated: bool) -> tuple[int, ...]:
+    last = (rounds + 1,) if validated else ()
+    return (*(n for n in range(1, rounds + 1) if due(n, rounds, every)), *last)
 
 
 @config
@@ -104,6 +117,7 @@ class EvaluationPlan:
     law: Law
     rounds: Count
     every: Count
+    validated: Annotated[bool, Field(exclude_if=lambda yes: not yes)] = False
     steps: tuple[Count, ...]
     """Of each array: the whole number that its bound on one record stands for."""
     stddev: Natural
@@ -121,7 +135,12 @@ class EvaluationPlan:
 
     def stddev_at(self, number: int) -> int:
         """Of one site's noise in the evaluation of a round, in steps."""
-        return self.last_stddev if number == self.rounds else self.stddev
+        return self.last_stddev if number == self.numbers[-1] else self.stddev
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """As in `Evaluations`."""
+        return _numbers(self.rounds, self.every, validated=self.validated)
 
     def event_at(self, number: int) -> DiscreteSumEvent:
         """What the evaluation of a round costs.
@@ -129,14 +148,14 @@ class EvaluationPlan:
         Raises:
             ValueError: the round is not evaluated.
         """
-        if not due(number, self.rounds, self.every):
+        if number not in self.numbers:
             raise ValueError(f"round {number} is not evaluated")
         return self._event(self.stddev_at(number), 1)
 
     @property
     def events(self) -> tuple[DiscreteSumEvent, ...]:
         """What all evaluations of the run cost."""
-        before = len(_numbers(self)) - 1
+        before = len(self.numbers) - 1
         others = (self._event(self.stddev, before),) if before else ()
         return (*others, self._event(self.last_stddev, 1))
 
@@ -152,10 +171,6 @@ class EvaluationPlan:
             sample_rate=1.0,
             steps=steps,
         )
-
-
-def _numbers(plan: EvaluationPlan) -> tuple[int, ...]:
-    return tuple(n for n in range(1, plan.rounds + 1) if due(n, plan.rounds, plan.every))
 
 
 # --- the plan -------------------------------------------------------------------------
@@ -260,6 +275,7 @@ def _on_grid(
             law=law,
             rounds=evaluations.rounds,
             every=evaluations.every,
+            validated=evaluations.validated,
             steps=steps,
             stddev=0,
             last_stddev=SMALLEST_STDDEV,

@@ -103,7 +103,9 @@ def point_result(
 
 def traffic(result: ResultFile) -> dict[str, int]:
     """Bytes of all rounds, up and down."""
-    return {way: sum(entry.bytes.get(way, 0) for entry in result.rounds) for way in ("up", "down")}
+    moved = [entry.bytes for entry in result.rounds]
+    moved += [result.validation.bytes] if result.validation else []
+    return {way: sum(each.get(way, 0) for each in moved) for way in ("up", "down")}
 
 
 def read_comparison(folder: Path) -> Comparison:

@@ -234,6 +234,11 @@ class Facts:
         return total_of(size.test for size in self.result.data.sites.values())
 
     @property
+    def validation_records(self) -> int | None:
+        """Over all sites; None where one keeps it to itself."""
+        return total_of(size.validation for size in self.result.data.sites.values())
+
+    @property
     def missed(self) -> Mapping[str, int]:
         """Rounds in which a site was invited and is missing, by site."""
         missed = Counter(site for each in self.result.rounds for site in each.clients.dropped)

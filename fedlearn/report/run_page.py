@@ -135,10 +135,14 @@ def _metrics_plot(facts: Facts) -> Markup | None:
     if not curves:
         return None
     last = facts.language.listed(f"{c.label} {number(c.places[-1].mean, '.3f')}" for c in curves)
-    text = message("Test metrics over %(rounds)s rounds; at the end: %(last)s.",
-                   rounds=len(result.rounds), last=last)  # fmt: skip
+    known = {"rounds": len(result.rounds), "last": last}
+    text = message("Test metrics over %(rounds)s rounds; at the end: %(last)s.", **known)
+    label = message("test records of all sites")
+    if result.validation is not None:
+        text = message("Validation metrics over %(rounds)s rounds; at the end: %(last)s.", **known)
+        label = message("validation records of all sites")
     return plots.over_rounds(
-        curves, [], label=say("test records of all sites"), alternative=say(text),
+        curves, [], label=say(label), alternative=say(text),
         language=facts.language,
     )  # fmt: skip
 

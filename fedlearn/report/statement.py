@@ -25,7 +25,7 @@ from fedlearn.results.result import PromiseFacts
 from fedlearn.tasks import ImageInput, Input, SeriesInput, TableInput, TextInput
 
 _PARTS: Final = ("promise", "meaning", "parent", "against", "not_covered")
-_BESIDE_THE_MODEL: Final = ("tests", "screening", "before_training", "public")
+_BESIDE_THE_MODEL: Final = ("tests", "validation", "screening", "before_training", "public")
 _OF_A_PLAN: Final = ("kind", "unit", "noise_multiplier", "steps_per_round", "min_survivors")
 """What of a plan may be no field of it."""
 
@@ -129,6 +129,7 @@ def statement_of(
         "tests_open": not promise.tests_epsilon and (not config or config.evaluation != "none"),
         "screening_epsilon": promise.screening_epsilon,
         "parent": config.parent if config else None,
+        "validates": config is not None and config.validates,
     }
     words = texts(values, "promise", mechanism=option)["promise"]
     found = [_paragraph(words, name, words.lines(name)) for name in _PARTS]

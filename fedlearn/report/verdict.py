@@ -274,6 +274,11 @@ def _tested(run: Judged) -> Light:
     return "amber" if small or run.untested or run.few or run.vague else "green"
 
 
+def _chosen(run: Judged) -> Light | None:
+    found = run.facts.result.validation
+    return None if found is None or not run.found else "green" if found.best else "amber"
+
+
 def _learned(run: Judged) -> Light | None:
     one_answer = bool(run.facts.task.warning(run.found))
     if not run.judging:
@@ -348,6 +353,7 @@ _QUESTIONS: Final[Mapping[str, Callable[[Judged], Light | None]]] = {
     "baseline": _near_baseline,
     "settled": _settled,
     "probable": _probable,
+    "chosen": _chosen,
     "tested": _tested,
     "one_sided": _several_classes,
     "delta": _delta_fits,

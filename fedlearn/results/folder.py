@@ -24,7 +24,7 @@ from fedlearn.core.errors import ConfigError
 from fedlearn.core.files import possible, try_out, write_atomically
 from fedlearn.core.vector import Layout, Vector, vector_digest
 from fedlearn.privacy import Event
-from fedlearn.results.result import ResultFile, RoundResult
+from fedlearn.results.result import BestRound, ResultFile, RoundResult
 from fedlearn.robust.evidence import Finding
 
 
@@ -55,6 +55,10 @@ class _Head:
     """What they have shown, round by round since a site was left out last."""
     screened: int | None = None
     """How many sites have compared their tables."""
+    tested: bool = False
+    """Whether the test was read, where that is done once."""
+    best: BestRound | None = None
+    """What validation has found best so far."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +71,8 @@ class Checkpoint(_Head):
     """The sum of all updates so far, where a rule holds it to a bound."""
     mean: NDArray[np.float64] | None = None
     """What the running mean of the models has added up, where there is one."""
+    kept: Vector | None = None
+    """The model of the best round, where that is the one to be kept."""
     changes: NDArray[np.float32] | None = None
     """What each of `sums` came to, `float32[r, d]`."""
 
@@ -171,6 +177,7 @@ class RunFolder:
         tensors: dict[str, np.ndarray[Any, Any]] = {"model": state.model}
         tensors |= {} if state.mean is None else {"mean": state.mean}
         tensors |= {} if state.opened is None else {"opened": state.opened}
+        tensors |= {} if state.kept is None else {"kept": state.kept}
         tensors |= {} if state.changes is None else {"changes": state.changes}
         tensors |= {f"strategy.{name}": array for name, array in state.strategy.items()}
         content = save(tensors, {"head": json.dumps(finite(to_tree(head)), allow_nan=False)})
@@ -192,6 +199,7 @@ class RunFolder:
             mean=tensors.pop("mean", None),
             opened=tensors.pop("opened", None),
             changes=tensors.pop("changes", None),
+            kept=tensors.pop("kept", None),
             # Also of runs that named the arrays of a moment: `strategy.m_t.model`.
             strategy={key.split(".")[1]: array for key, array in tensors.items()},
         )

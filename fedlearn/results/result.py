@@ -35,6 +35,7 @@ class SiteSize:
 
     train: int | None
     test: int | None
+    validation: int | None = 0
 
 
 def total_of(sizes: Iterable[int | None]) -> int | None:
@@ -98,7 +99,8 @@ class Suspect:
 
 @dataclass(frozen=True, kw_only=True)
 class RoundResult:
-    """One round: time, pooled test metrics, traffic, and epsilon so far by site."""
+    """One round: time, pooled test metrics (of validation, where there is one), traffic, and
+    epsilon so far by site."""
 
     round: int
     seconds: float
@@ -132,6 +134,36 @@ class FinalResult:
     uninformed: dict[str, float] = field(default_factory=dict)
     """What the best answer that looks at no record gets on the same test records, in the metrics
     in which guessing cannot do better; empty in results of releases that did not say."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BestRound:
+    """The best round so far, by validation."""
+
+    round: int
+    value: float
+    """Of the leading metric of the task..."""
+    loss: float | None = None
+    """... and of the loss, which decides between equal ones."""
+    since: int = 0
+    """Validations after it, none of which was better."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationResult:
+    """How the model was chosen; in `rounds` metrics are those of validation, and those of `final`
+    are of the test, read once."""
+
+    metric: str
+    """What rounds were compared by: the leading metric of the task."""
+    kept: int
+    """The round whose model is kept and tested."""
+    best: BestRound | None
+    """Null where no round could be measured."""
+    stopped_early: bool
+    """Whether the run ended before its rounds, as nothing better was found for long enough."""
+    bytes: dict[str, int] = field(default_factory=dict)
+    """Traffic of the test, which is in no round; none where it was not read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -294,6 +326,8 @@ class ResultFile:
     model: ModelFacts
     rounds: list[RoundResult] = field(default_factory=list)
     final: FinalResult
+    validation: ValidationResult | None = None
+    """Null where rounds are tested."""
     baseline: BaselineResult | None = None
     """Null where nothing was compared with: in every deployment, where nobody has all records."""
     fairness: FairnessResult | None = None

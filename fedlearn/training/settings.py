@@ -22,6 +22,7 @@ from fedlearn.training.device import Device
 
 Precision = Literal["fp32", "bf16"]
 Engine = Literal["fast", "opacus"]
+Keep = Literal["last", "best"]
 
 
 @config
@@ -70,6 +71,11 @@ class Training:
     average: Portion = 0.0
     """Decay of a running mean of the coordinator's models over rounds, which is tested and kept
     instead of the last one; 0: none. Computed from released models, so it costs no privacy."""
+    keep: Annotated[Keep, Field(exclude_if=lambda which: which == "last")] = "last"
+    """Which round's model is tested and kept: the last, or the best by validation records."""
+    patience: Annotated[Natural, Field(exclude_if=lambda count: count == 0)] = 0
+    """Validations in a row that find no better model, after which the run ends; 0: it never does.
+    Noise is planned for all rounds, and what a run promises stays that of all of them."""
     finetune: Mode = "full"
     """What is trained, sent, clipped and counted: the whole model, its head, or its last stages."""
     last_k: Count = 1

@@ -15,11 +15,12 @@ from safetensors.numpy import load_file
 from fedlearn.cli import main
 from fedlearn.config import plan_of
 from fedlearn.core.errors import ProtocolError
+from fedlearn.core.vector import Vector
 from fedlearn.flower import records
 from server.average import RunningMean
 from server.enrol import enrol
 from server.federation import Federation
-from server.run_state import Progress
+from server.run_state import Progress, ReleasedSums
 
 from .parties import Parties, make_config
 
@@ -90,10 +91,12 @@ def test_result__names_the_model_of_the_folder_where_a_round_failed_to_evaluate(
 ) -> None:
     evaluate = Federation._evaluate
 
-    def fails_in_two(self: Federation, number: int, there: Sequence[str]) -> dict[str, float]:
+    def fails_in_two(
+        self: Federation, number: int, model: Vector, there: Sequence[str]
+    ) -> ReleasedSums:
         if number == 2:
             raise ProtocolError("", "evaluate", "no site answered")
-        return evaluate(self, number, there)
+        return evaluate(self, number, model, there)
 
     monkeypatch.setattr(Federation, "_evaluate", fails_in_two)
     out = tmp_path / "run"

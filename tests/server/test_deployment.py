@@ -16,10 +16,12 @@ import pytest
 
 from fedlearn.cli import main
 from fedlearn.core.errors import ProtocolError
+from fedlearn.core.vector import Vector
 from server import health as health_module
 from server.deployment import composed, left_open
 from server.federation import Federation
 from server.health import SiteHealth, Watch, health, stopped
+from server.run_state import ReleasedSums
 from tests.deployment.processes import PATIENCE, children, environment, staged, wait_for
 from tests.deployment.world import World, make_world
 
@@ -48,10 +50,12 @@ def test_exit_4__says_from_where_which_command_goes_on(
 ) -> None:
     evaluate = Federation._evaluate
 
-    def fails_in_two(self: Federation, number: int, there: Sequence[str]) -> dict[str, float]:
+    def fails_in_two(
+        self: Federation, number: int, model: Vector, there: Sequence[str]
+    ) -> ReleasedSums:
         if number == 2:
             raise ProtocolError("", "evaluate", "no site answered")
-        return evaluate(self, number, there)
+        return evaluate(self, number, model, there)
 
     run = [*RUN, f"out={tmp_path / 'run'}"]
     with monkeypatch.context() as patched:

@@ -22,10 +22,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import field, fields, replace
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from fedlearn.core.errors import ConfigError, refuse
 from fedlearn.core.settings import Count, Name, Probability, Value, ValueName, config
@@ -44,6 +45,7 @@ from fedlearn.data.scenario import Reading, Scenario
 from fedlearn.data.split import by_content, rows_of
 from fedlearn.data.tables import columns, csv_notes, scaling, series
 from fedlearn.data.tables.buckets import Buckets
+from fedlearn.data.tables.by_time import parts_by_time
 from fedlearn.data.tables.columns import Column
 from fedlearn.data.tables.csv_columns import (
     attributes,
@@ -104,6 +106,14 @@ class Csv(Scenario):
     site: Value = ""
     part: Value = ""
     """The column that says which records are for `train` and which for `test`; empty: drawn."""
+    split: Annotated[Literal["drawn", "time"], Field(exclude_if=lambda how: how == "drawn")] = (
+        "drawn"
+    )
+    """How they are chosen where no column says it: drawn, or by `time`, the latest for the test."""
+    validate_from: Annotated[Value, Field(exclude_if=lambda text: not text)] = ""
+    """With `split=time`: from when on records are for validation; empty: each site's own times."""
+    test_from: Annotated[Value, Field(exclude_if=lambda text: not text)] = ""
+    """With `split=time`: from when on they are for the test."""
     person: PersonColumn = ""
     """The column that says whose a record is, where a person has several."""
     records_per_person: RecordsPerPerson = MOST_RECORDS
@@ -142,7 +152,8 @@ class Csv(Scenario):
     record: Value = ""
     """The column that says whose a row is, where several rows are one record over time."""
     time: Value = ""
-    """The column that the rows of a record are ordered by: numbers, or dates."""
+    """The column that the rows of a record are ordered by, or records are split by: numbers, or
+    dates."""
     times: Literal["", "numbers"] | Dates = ""
     """Which of the two it holds, and how dates are written; empty: numbers, or dates as ISO 8601
     has them, whichever most of its cells are."""
@@ -183,7 +194,7 @@ class Csv(Scenario):
     def load(self, reading: Reading) -> Pool:
         """The records of the table that have a label; about `test_fraction` are for the test.
 
-        Which, is said by the column `part` where one is named. Else it is decided by the cells of
+        Which, is said by the column `part` where one is named, or by `time`. Else by the cells of
         a row alone, as they are read, but for its site; over time by the value of `record`, and
         where `person` is named by that of a person.
 
@@ -204,17 +215,15 @@ class Csv(Scenario):
         table, several = _spelled(self, task, table, by_record=by_record)
         table = series.spread(self, table) if self.record else table
         persons, notes = _persons(self, table)
-        if self.part:
-            table, is_train, of_neither = parts(self, table)
-            notes += of_neither
-        else:
-            contents = _contents(self, table, persons)
-            is_train = by_content(contents, self.test_fraction, reading.streams)
+        rows, is_train, is_validation, of_neither = _parts(self, reading, table, persons)
+        table, notes = table.take(rows), notes + of_neither
+        persons = None if persons is None else persons[rows]
         table = deidentified(
             self.deidentify, table, self.missing, self.decimal, by_record=by_record
         )
         labelled, others = _with_label(self, table, task if by_record else None, persons)
         table, is_train = table.take(labelled), is_train[labelled]
+        is_validation = None if is_validation is None else is_validation[labelled]
         labels = label_column(self, table)
         features = [describe(self, table, name, by_record=by_record) for name in names]
         found = [*identifier_problems(self, features)]
@@ -229,6 +238,7 @@ class Csv(Scenario):
         if not by_record:
             refuse(range_problems(self, numeric, raw, sites))
         pool = _pool(self, task, labels, features, raw, table, sites, is_train)
+        pool = replace(pool, is_validation=is_validation)
         notes += [*sheets_note(Path(self.path), self.sheet), *others]
         notes += [*csv_notes.notes(self, table, features, several)]
         groups = attributes(self, table, group_by, by_record=by_record)
@@ -237,6 +247,20 @@ class Csv(Scenario):
         if self.record:
             pool = series.as_series(self, task, pool, table, by_record=by_record)
         return pool
+
+    @property
+    def validates(self) -> bool:
+        """By a share, or from a time on."""
+        return self.validation_fraction > 0 or bool(self.validate_from)
+
+    @property
+    def parts_by_all(self) -> str:
+        """The time of a cut that is not given."""
+        if self.split != "time":
+            return ""
+        if not (self.test_from and self.times):
+            return "scenario.times" if self.test_from else "scenario.test_from"
+        return "scenario.validate_from" if self.validates and not self.validate_from else ""
 
     @property
     def in_memory(self) -> bool:
@@ -260,18 +284,24 @@ class Csv(Scenario):
             times=self.times or of_run.times,
             steps=of_run.steps,
             keep=of_run.keep,
+            validation_fraction=of_run.validation_fraction,
+            split=of_run.split,
+            validate_from=of_run.validate_from,
+            test_from=of_run.test_from,
         )
 
     def stays_with_site(self) -> frozenset[str]:
         """All that says how the file is written and which of its columns are not learned from."""
         agreed = {"scaling", "gaps", "classes", "numeric", "categories", "buckets", "times"}
-        of_run = agreed | {"steps", "keep", "kind"}
+        of_run = agreed | {"steps", "keep", "kind", "split", "validate_from", "test_from"}
+        of_run |= {"validation_fraction"}
         return frozenset(field.name for field in fields(self)) - of_run
 
     def of_nobody(self, path: str) -> Self:
         """Another table, which may lack the columns of sites and those that are dropped."""
         there = read_rows(replace(self, path=path)).header
-        roles = (self.site, self.part, self.person)
+        moment = "" if self.record else self.time
+        roles = (self.site, self.part, self.person, moment)
         aside = tuple(name for name in (*roles, *self.drop) if name in there)
         return replace(
             self,
@@ -279,6 +309,10 @@ class Csv(Scenario):
             site="",
             part="",
             person="",
+            time="" if moment else self.time,
+            split="drawn",
+            validate_from="",
+            test_from="",
             drop=aside,
             rename={theirs: name for theirs, name in self.rename.items() if name in there},
             map={name: values for name, values in self.map.items() if name in there},
@@ -298,6 +332,25 @@ class Csv(Scenario):
     def as_rows(self) -> Csv | None:
         """As the run's own; not by what a site keeps to itself, or by rows over time."""
         return None if self.record or self.deidentify.hash else self
+
+
+def _parts(
+    config: Csv, reading: Reading, table: Table, persons: Persons | None
+) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.bool_] | None, list[str]]:
+    """The rows that are used, which of these are trained on, and which validated on where the
+    table itself says so; notes about others."""
+    rows = np.arange(len(table))
+    if config.part:
+        used, is_train, notes = parts(config, table)
+        return used, is_train, None, notes
+    if config.split == "time":
+        owners = series.owners_of(config, table) if config.record else None
+        owners = owners if persons is None else persons.tolist()
+        found = parts_by_time(config, table, owners, by_record=reading.by_record)
+        validation = found.validation[found.known] if config.validates else None
+        return np.flatnonzero(found.known), found.train[found.known], validation, []
+    contents = _contents(config, table, persons)
+    return rows, by_content(contents, config.test_fraction, reading.streams), None, []
 
 
 def _another_record(own: Csv, of_run: Csv) -> str:
@@ -427,7 +480,7 @@ def taken_rows(config: Csv, table: Table) -> Table:
     """The rows that a run takes before it looks at features: those of a part and of somebody, where
     columns say so, that have a label."""
     if config.part in table.header:
-        table, _, _ = parts(config, table)
+        table = table.take(parts(config, table)[0])
     persons, _ = _persons(config, table) if config.person in table.header else (None, [])
     labelled, _ = _with_label(config, table, None, persons)
     return table.take(labelled)

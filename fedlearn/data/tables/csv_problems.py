@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from fedlearn.core.errors import ConfigError, refuse
 from fedlearn.data.tables import columns, deidentify, identifiers
 from fedlearn.data.tables.buckets import USUAL
+from fedlearn.data.tables.by_time import time_problems
 from fedlearn.data.tables.columns import Column
 from fedlearn.data.tables.guess import missing_of
 from fedlearn.data.tables.scaling import Ranges, reads_records
@@ -34,8 +35,12 @@ def settings_problems(config: Csv) -> Iterator[str]:
     """What is wrong with the config by itself, as `dotted.path: reason` lines."""
     if config.record and not config.time:
         yield "scenario.time: name the column that the rows of a scenario.record are ordered by"
-    if config.time and not config.record:
-        yield "scenario.record: name the column that says whose a row is, or drop scenario.time"
+    if config.time and not config.record and config.split != "time":
+        yield (
+            "scenario.record: name the column that says whose a row is, or drop scenario.time; "
+            "scenario.split=time takes the latest rows for the test"
+        )
+    yield from time_problems(config)
     if config.part and (config.record or config.person):
         yield (
             "scenario.part: what is one person's, or one record over time, is never in both parts, "
@@ -117,7 +122,7 @@ def check_events(config: Csv, task: TaskConfig) -> None:
         )
 
 
-def parts(config: Csv, table: Table) -> tuple[Table, NDArray[np.bool_], list[str]]:
+def parts(config: Csv, table: Table) -> tuple[NDArray[np.int64], NDArray[np.bool_], list[str]]:
     """The rows that `config.part` puts into a part, which are to train on, and a note on others.
 
     Nothing but its own cell decides about a row.
@@ -129,7 +134,7 @@ def parts(config: Csv, table: Table) -> tuple[Table, NDArray[np.bool_], list[str
     note = (
         f"{config.path}: {table.places(others)}: neither train nor test in {config.part!r}, unused"
     )
-    return table.take(np.flatnonzero(used)), written[used] == "train", [note] if others.size else []
+    return np.flatnonzero(used), written[used] == "train", [note] if others.size else []
 
 
 def translation(config: Csv) -> Translation:

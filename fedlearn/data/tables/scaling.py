@@ -145,8 +145,8 @@ def squash(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.sign(values) * np.log1p(np.abs(values)) / SQUASH_UNIT
 
 
-def standardise(train: Floats, test: Floats, numeric: int) -> tuple[Floats, Floats]:
-    """Both parts with the first `numeric` columns standardised by the training part.
+def standardise(train: Floats, *others: Floats, numeric: int) -> list[Floats]:
+    """All parts with the first `numeric` columns standardised by the training part.
 
     NaN stands for a missing value and becomes 0, the mean. A column that does
     not vary in training is only centred; one that is all missing becomes 0.
@@ -161,4 +161,4 @@ def standardise(train: Floats, test: Floats, numeric: int) -> tuple[Floats, Floa
         scaled[:, :numeric] = np.nan_to_num((part[:, :numeric] - mean) / deviation)
         return scaled
 
-    return apply(train), apply(test)
+    return [apply(part) for part in (train, *others)]

@@ -28,8 +28,8 @@ from fedlearn.data.persons import persons_of
 from fedlearn.data.pool import Pool
 from fedlearn.data.tables.cells import encode
 from fedlearn.data.tables.csv_problems import label_column
-from fedlearn.data.tables.moments import IN_WORDS, moment_of
 from fedlearn.data.tables.table import Table
+from fedlearn.data.tables.times import IN_WORDS_OF, times_of
 from fedlearn.tasks import SeriesInput, TableInput, TaskConfig
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def _of_records(config: Csv) -> Iterator[str]:
     return filter(None, (config.label, config.event, config.site))
 
 
-def _owners(config: Csv, table: Table) -> list[str]:
+def owners_of(config: Csv, table: Table) -> list[str]:
     """The record that every row is of; empty for rows of none.
 
     Where persons are named, rows of two people under one key are two records: what one of them
@@ -69,7 +69,7 @@ def spread(config: Csv, table: Table) -> Table:
     Where a record has two, or none, its cells are left as they are.
     """
     for name in _of_records(config):
-        owners, cells = _owners(config, table), table.column(name)
+        owners, cells = owners_of(config, table), table.column(name)
         known: dict[str, set[str]] = {}
         for owner, cell in zip(owners, cells, strict=True):
             if owner and cell not in config.missing:
@@ -96,8 +96,9 @@ def as_series(
     """
     if not isinstance(pool.task.input, TableInput):
         raise TypeError("a series is made of rows of a table")
-    owners = _owners(config, table)
-    times, what = _times(config, table)
+    owners = owners_of(config, table)
+    times, kind = times_of(config, table)
+    what = IN_WORDS_OF[kind]
     rows = _ordered(owners, times)
     if by_record:
         rows = _sound(config, table, owners, times, rows)
@@ -116,30 +117,12 @@ def as_series(
         features=features,
         labels=pool.labels[first],
         is_train=pool.is_train[first],
+        is_validation=None if pool.is_validation is None else pool.is_validation[first],
         natural_site=sites,
         persons=None if pool.persons is None else pool.persons[first],
         attributes={name: values[first] for name, values in pool.attributes.items()},
         notes=(*pool.notes, *_notes(config, rows, features)),
     )
-
-
-# --- Times ----------------------------------------------------------------------------
-
-
-def _times(config: Csv, table: Table) -> tuple[NDArray[np.float64], str]:
-    """Numbers, or dates as `scenario.times` says they are written.
-
-    `float64[n]`, NaN where a cell is no time, and what a time is here, in words.
-    """
-    cells = table.cells(config.time)
-    numbers = cells.numbers(config.decimal)[cells.codes]
-    if config.times == "numbers":
-        return numbers, "a number"
-    dates = config.times or "dates"
-    moments = np.array([moment_of(text, dates) for text in cells.texts()])[cells.codes]
-    if config.times or np.isfinite(moments).sum() > np.isfinite(numbers).sum():
-        return moments, IN_WORDS[dates]
-    return numbers, "a number"
 
 
 def _ordered(owners: Sequence[str], times: NDArray[np.float64]) -> Rows:

@@ -35,11 +35,10 @@ def _tested(config: RunConfig, plan: PrivacyPlan) -> Iterator[tuple[float, float
     """The private evaluations of the config, one by one: their noise over what a unit may move."""
     if plan.evaluation is None:
         return
-    for number in range(1, config.rounds + 1):
-        if config.evaluates(number):
-            event = plan.evaluation.event_at(number)
-            deviation = event.share_stddev * math.sqrt(event.shares)
-            yield deviation / event.l2_sensitivity, 1.0, 1
+    for number in config.evaluated:
+        event = plan.evaluation.event_at(number)
+        deviation = event.share_stddev * math.sqrt(event.shares)
+        yield deviation / event.l2_sensitivity, 1.0, 1
 
 
 def _screened(plan: PrivacyPlan) -> Iterator[tuple[float, float, int]]:

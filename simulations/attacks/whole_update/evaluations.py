@@ -80,9 +80,11 @@ class _Tests:
     ) -> Whole:
         """Its noised sums in a round, of these records alone; with its own noise, or another."""
         test, own = self.site.data.test, self.site.noise_of_tests
+        validates = self.site.config.validates
         data = replace(
             self.site.data,
             test=test.of(rows),
+            validation=test.of(rows) if validates else None,  # by whatever number they are read
             test_attributes={k: v[rows] for k, v in self.site.data.test_attributes.items()},
         )
         site = replace(self.site, data=data)
@@ -94,13 +96,15 @@ class _Tests:
 
     def repeated(self, graded: Floats, rows: NDArray[np.int64], seed: bytes) -> Whole:
         """The same in the last round, with noise that repeats."""
-        return self.given(graded, rows, self.plan.rounds, SeededNoise(seed))
+        return self.given(graded, rows, self.plan.numbers[-1], SeededNoise(seed))
 
     @property
     def numbers(self) -> list[int]:
-        """The rounds that the run's own config evaluates."""
+        """The numbers that the run's own config evaluates under; validation tells no groups apart,
+        so that with them it is the test alone."""
         config = self.site.config
-        return [n for n in range(1, config.rounds + 1) if config.evaluates(n)]
+        by_group = config.validates and groups_of(config.fairness)
+        return list(config.evaluated[-1:] if by_group else config.evaluated)
 
     # --- noise -------------------------------------------------------------------------
 
