@@ -17,10 +17,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from clients.records import read_simulated
 from fedlearn.config import load
 from fedlearn.core.errors import ConfigError, DataError
-from fedlearn.data import SiteData
 from fedlearn.data.datasets.archives import default_cache
 from fedlearn.generation.generator import TextGenerator
 from fedlearn.generation.grading import passages_as_records
@@ -31,9 +29,8 @@ from fedlearn.results.reading import read_bytes, read_result
 from fedlearn.results.result import ResultFile
 from fedlearn.tasks import Targets, Task
 from fedlearn.training.local import grade
+from simulations.overlap import is_of_run, overlap, sites_here
 
-SAME: Final = 0.5
-"""From this share of records that are also a site's own on, a file is no other than theirs."""
 _BATCH: Final = 256
 _TEXTS: Final = 16
 """Records of a language model that are graded together."""
@@ -77,41 +74,10 @@ def at_sites(result: ResultFile, before: Predictor, after: Predictor) -> Weighed
     )
 
 
-def sites_here(result: ResultFile) -> dict[str, SiteData] | None:
-    """The records of a simulated run; None where they are not here, or others."""
-    try:
-        pool, sites = read_simulated(load(result.config))
-    except (ConfigError, DataError, OSError):  # a deployment's are nowhere that its config knows
-        return None
-    return sites if pool.sha256 == result.data.sha256 else None
-
-
-def is_of_run(path: Path, result: ResultFile) -> bool:
-    """Whether a file is the one that the run has read, or lies in its folder."""
-    own = Path(getattr(load(result.config).scenario, "path", ""))
-    if own == Path() or not own.exists():
-        return False
-    if own.is_dir():
-        return own.resolve() in path.resolve().parents
-    return own.samefile(path) or read_bytes(own) == read_bytes(path)
-
-
-def of_sites(records: NDArray[Any], result: ResultFile) -> int | None:
-    """How many records look like one of a site; None where those are not here."""
-    if (sites := sites_here(result)) is None:
-        return None
-    known = {
-        row.tobytes()
-        for site in sites.values()
-        for part in (site.train, site.test)
-        for row in np.ascontiguousarray(part.features, dtype=records.dtype)
-    }
-    return sum(row.tobytes() in known for row in records)
-
-
 def _refuse_own(path: Path, records: NDArray[Any], result: ResultFile) -> None:
     """Refuse records whose figures would be exact ones of what sites have to themselves."""
-    if is_of_run(path, result) or (of_sites(records, result) or 0) >= SAME * len(records):
+    found = overlap(records, result)
+    if is_of_run(path, result) or (found is not None and found.is_own):
         raise ConfigError(
             f"--records {path}: holds records of the run's own sites, of which costs.json would "
             "have exact figures that no epsilon is for; give other records, or leave it out, and "

@@ -51,7 +51,8 @@ from fedlearn.results.result import ResultFile
 from fedlearn.tasks import TextInput
 from fedlearn.tasks.tokens import TokenLogits
 from fedlearn.training.distillation import Distillation, distil, outputs_of
-from simulations.costs import SAME, is_of_run, of_sites, weighing
+from simulations.costs import weighing
+from simulations.overlap import is_of_run, overlap
 
 Say = Callable[[str], None]
 
@@ -278,20 +279,24 @@ def _of_private(result: ResultFile, public: Public) -> Iterator[str]:
     """A note on records that are a site's own as well.
 
     Raises:
-        ConfigError: the file is one that the run has learned from.
+        ConfigError: the file is one that the run has learned from, or holds more of a site's
+            records than chance explains.
     """
     if is_of_run(public.path, result):
         raise ConfigError([_refused(public.path, "is the file that the run has learned from")])
-    if (common := of_sites(public.records.numpy(), result)) is None:
+    if (found := overlap(public.records.numpy(), result)) is None:
         yield "the run's records are not here, so nobody has compared the public ones with them"
         return
-    if common >= SAME * len(public.records):
-        why = f"{common} of its {len(public.records)} records are also those of a site"
+    if found.is_own:
+        why = (
+            f"{found.common} of its {found.records} records are also those of a site, more than "
+            "chance explains"
+        )
         raise ConfigError([_refused(public.path, why)])
-    if common:
+    if found.common:
         yield (
-            f"{common} of {len(public.records)} public records look like one of a site; if they "
-            "are the same people's, they are no public records"
+            f"{found.common} of {found.records} public records look like one of a site, as chance "
+            "may have it; if they are the same people's, they are no public records"
         )
 
 
