@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import fedlearn  # noqa: F401  (its switches, before torch is there)
-from tests import effort
+from tests import effort, warm
 
 _cpu: dict[str, float] = {}
 """Seconds of CPU time that each test took in this process, and in programs that it started."""
@@ -34,7 +34,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
 
 def _spent() -> float:
     used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return sum(one.ru_utime + one.ru_stime for one in used)
+    return sum((one.ru_utime + one.ru_stime for one in used), warm.spent[0])
 
 
 def pytest_terminal_summary(

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tests import warm
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -45,9 +47,7 @@ def rename(run: Path, names: Mapping[str, str]) -> None:
 
 def compare(*overrides: str) -> subprocess.CompletedProcess[str]:
     """`fedlearn compare` in a process of its own: it forks, which a test runner should not."""
-    return subprocess.run(
-        command(*overrides), capture_output=True, text=True, env=environment(), timeout=300
-    )
+    return warm.run(command(*overrides), text=True, env=environment(), timeout=300)
 
 
 def command(*overrides: str) -> list[str]:

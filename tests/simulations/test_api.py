@@ -310,7 +310,7 @@ def test_simulate__from_a_script_forks_after_torch_was_used_with_threads(
             print(fl.simulate("experiment=medical_heart", "rounds=1", **settings).status)
         print(fl.compare("experiment=medical_heart", "rounds=1", threads=2, seed=[0, 1]))
         print(torch.get_num_threads())
-    """)  # fmt: skip
+    """, OMP_WAIT_POLICY="PASSIVE")  # fmt: skip
     lines = done.stdout.splitlines()
     assert lines[:2] == ["finished", "finished"], done.stderr
     assert lines[2].startswith("Sweep(2 of 2 runs finished")

@@ -15,10 +15,11 @@ from typing import Any
 import pytest
 
 from clients.ledger.report import verify
+from tests import warm
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("heart_archive")]
 
-ROUNDS = 12
+ROUNDS = 8
 RUN = [
     "simulate", "experiment=medical_heart", "privacy=none", "secagg=off", "transport=plain",
     f"rounds={ROUNDS}", "training.local_steps=150", "model.architecture=mlp",
@@ -28,7 +29,7 @@ RUN = [
 def start(out: Path, *more: str) -> subprocess.Popen[str]:
     """The run in a process group of its own, as a terminal would start it."""
     command = [sys.executable, "-m", "fedlearn", *RUN, f"out={out}", *more]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    return warm.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
 
 
 def finished(out: Path, *more: str) -> dict[str, Any]:
@@ -82,28 +83,10 @@ def test_interrupt__of_two_workers_finishes_the_round_and_can_be_resumed(tmp_pat
     assert resumed["model"]["sha256"] == alone["model"]["sha256"]
 
 
-AT = """
-import importlib, os, signal, sys
-place, name = sys.argv.pop(1).split(":")
-*parts, last = name.split(".")
-owner = importlib.import_module(place)
-for part in parts:
-    owner = getattr(owner, part)
-whole = getattr(owner, last)
-def cut(*arguments, **named):
-    setattr(owner, last, whole)
-    os.killpg(0, signal.SIGINT)
-    return whole(*arguments, **named)
-setattr(owner, last, cut)
-from fedlearn.__main__ import main
-sys.exit(main())
-"""
-
-
 def cut_off(place: str, *command: str) -> str:
     """The command with Ctrl-C when it comes to `place`; what it complains of."""
-    running = subprocess.Popen(
-        [sys.executable, "-c", AT, place, *command],
+    running = warm.Popen(
+        cutting(1, place, *command),
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
     said, complaint = running.communicate(timeout=300)
@@ -111,7 +94,17 @@ def cut_off(place: str, *command: str) -> str:
     assert "Traceback" not in said + complaint
     assert "after this round" not in said
     wait_for(lambda: gone(running.pid))
-    return complaint
+    found: str = complaint
+    return found
+
+
+def cutting(times: int, place: str, *command: str) -> list[str]:
+    return [sys.executable, "-m", "tests.simulations.cut_off", str(times), place, *command]
+
+
+def again(*command: str) -> int:
+    """The exit code of the same command with `resume=true`."""
+    return warm.run([sys.executable, "-m", "fedlearn", *command, "resume=true"]).returncode
 
 
 @pytest.mark.parametrize(
@@ -134,8 +127,7 @@ def test_interrupt__outside_a_round_ends_at_once_and_can_be_resumed(
         assert not out.exists()
         return
     assert len(read(out)["rounds"]) == rounds
-    again = subprocess.run([sys.executable, "-m", "fedlearn", *short, "resume=true"], check=False)
-    assert again.returncode == 0
+    assert again(*short) == 0
     assert read(out)["status"] == "finished"
     assert (out / "report.html").is_file()
 
@@ -145,21 +137,13 @@ def test_interrupt__in_the_first_round_leaves_its_price_in_the_run_that_goes_on(
 ) -> None:
     out = tmp_path / "run"
     short = ["simulate", "experiment=medical_heart", "rounds=3", f"out={out}"]
-    press = "os.killpg(0, signal.SIGINT)"
-    twice = AT.replace(press, f"{press}; __import__('time').sleep(0.2); {press}")
     # The second one cuts the round off, after the sites have paid and trained.
-    cut = subprocess.run(
-        [sys.executable, "-c", twice, "server.federation:Federation._evaluate", *short],
-        capture_output=True, text=True, start_new_session=True, check=False,
-    )  # fmt: skip
+    command = cutting(2, "server.federation:Federation._evaluate", *short)
+    cut = warm.run(command, text=True, start_new_session=True)
     assert cut.returncode == 130, cut.stderr
     before = read(out)
     assert (before["status"], before["rounds"]) == ("interrupted", [])
-    again = subprocess.run(
-        [sys.executable, "-m", "fedlearn", *short, "resume=true"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert again.returncode == 3, again.stderr
+    assert again(*short) == 3
     after = read(out)
     assert after["run_id"] == before["run_id"]
     assert len(after["rounds"]) == 2

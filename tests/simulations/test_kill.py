@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from clients.ledger.report import verify
+from tests import warm
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("heart_archive")]
 
@@ -42,7 +43,7 @@ def size(path: Path) -> int:
 def kill_at_random(arguments: list[str], watched: Path, moment: float) -> None:
     """Start a run and kill it `moment` seconds after it has first written to a ledger."""
     before = size(watched)
-    process = subprocess.Popen(
+    process = warm.Popen(
         [sys.executable, "-m", "fedlearn", *arguments],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

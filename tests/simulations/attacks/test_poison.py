@@ -36,6 +36,7 @@ from simulations.attacks.poison.study import goal_of, plan, summed
 from simulations.attacks.poison.vectors import Negated, Scaled
 from simulations.attacks.poison.words import read_words
 from simulations.run import simulate
+from tests import warm
 from tests.effort import examples, slow_but
 from tests.fedlearn.robust.test_proofs import HEART
 from tests.fedlearn.robust.test_proofs import payload as proven
@@ -261,9 +262,7 @@ def test_liars__are_sites_and_not_all_of_them(tmp_path: Path, liars: str, why: s
 def audited(*words: str) -> subprocess.CompletedProcess[str]:
     """`fedlearn audit demo=poison` in a process of its own: it forks."""
     command = [sys.executable, "-m", "fedlearn", "audit", "demo=poison", *words]
-    return subprocess.run(
-        command, capture_output=True, text=True, env=environment(), cwd=ROOT, timeout=600
-    )
+    return warm.run(command, text=True, env=environment(), cwd=ROOT, timeout=600)
 
 
 @pytest.mark.slow

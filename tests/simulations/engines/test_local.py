@@ -27,6 +27,7 @@ from fedlearn.flower.records import config_record
 from fedlearn.rounds import RoundNote, TrainReply
 from server.average import RunningSum
 from simulations.engines.local import PAYS, InProcessGrid, Workers, make_contexts, workers_of
+from tests import warm
 from tests.simulations.small import environment, table
 
 SIZE = 50
@@ -190,10 +191,9 @@ def test_config__refuses_workers_that_are_no_number(value: str) -> None:
 
 def simulate(out: Path, *overrides: str) -> dict[str, Any]:
     """A run in a process of its own; its result."""
-    done = subprocess.run(
-        [sys.executable, "-m", "fedlearn", "simulate", f"out={out}", *overrides],
-        capture_output=True, text=True, env=environment() | {TEST_NOISE: "7"}, timeout=300,
-    )  # fmt: skip
+    command = [sys.executable, "-m", "fedlearn", "simulate", f"out={out}", *overrides]
+    environ = environment() | {TEST_NOISE: "7"}
+    done = warm.run(command, text=True, env=environ, timeout=300)
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads((out / "result.json").read_text())
     return found

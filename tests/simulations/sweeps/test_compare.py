@@ -15,6 +15,7 @@ from fedlearn.cli import main
 from fedlearn.results.reading import read_result
 from simulations.sweeps.compare import CompareSettings, plan
 from simulations.sweeps.compare import SweepFolder as Sweep
+from tests import warm
 from tests.simulations.small import command, compare, environment, points, table
 
 # Whole sweeps: too long for the fast gate.
@@ -187,7 +188,7 @@ def test_compare__ends_cleanly_on_an_interrupt_and_goes_on_from_there(tmp_path: 
     out = tmp_path / "sweep"
     overrides = [*[o for o in table(tmp_path) if o != "rounds=2"], "rounds=30", "privacy=none",
                  "seed=0,1,2,3,4,5", f"out={out}", "compare.workers=2"]  # fmt: skip
-    running = subprocess.Popen(
+    running = warm.Popen(
         command(*overrides), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         env=environment(),
     )  # fmt: skip
