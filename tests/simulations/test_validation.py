@@ -97,6 +97,7 @@ def test_intervals__are_those_of_the_test_of_the_kept_model(kept: Path) -> None:
     assert sum(map(sum, result.by_class.confusion)) == sum(size.test or 0 for size in sizes)
 
 
+@pytest.mark.slow
 def test_report__says_which_round_was_kept_and_that_the_curve_is_of_validation(kept: Path) -> None:
     text = write_report(kept).read_text()
     assert "validation records of all sites" in text
