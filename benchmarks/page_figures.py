@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from fedlearn.auditing.findings import SEATS
 from fedlearn.core.errors import DataError
 from fedlearn.metrics.intervals import Measured
 from fedlearn.report.comparison import FILE, read_comparison, traffic
@@ -64,6 +65,14 @@ class Row:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Guessed:
+    """Telling training from test records by the final model, and the most that may be possible."""
+
+    auc: float
+    ceiling: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Audited:
     """What canaries have shown in one run: at least so much epsilon, of so much promised."""
 
@@ -71,7 +80,9 @@ class Audited:
     promised: float | None
     lower_bound: float | None
     ceiling: float | None
+    seat: str
     verdict: str
+    membership: dict[str, Guessed]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +116,8 @@ def read_figures(folders: Sequence[Path]) -> Figures:
         DataError: a run has not finished, or they are of several experiments or data sets.
     """
     runs = [run for folder in folders for run in _finished(folder)]
-    points = [run for run in runs if run.reference is None]
+    audited = [run for run in runs if run.result.audit and run.result.audit.canaries]
+    points = [run for run in runs if run.reference is None and run not in audited]
     _same("experiment", {str(run.result.config["experiment"]) for run in runs})
     _same("data", {run.result.data.sha256 for run in points})
     first, task = points[0].result, task_of(points[0].result)
@@ -126,7 +138,7 @@ def read_figures(folders: Sequence[Path]) -> Figures:
         sites=dict(first.data.sites),
         rows=[_row(label, members, leading) for label, members in _rows(points)],
         references=list(_references(runs, leading)),
-        audits=[_audited(run) for run in points if run.result.audit and run.result.audit.canaries],
+        audits=[_audited(run) for run in audited],
         results={
             f"{folder.name}/{run.name}": _digest(folder / run.name / "result.json")
             for folder in folders
@@ -271,9 +283,16 @@ def _audited(run: Run) -> Audited:
     found = run.result.audit
     assert found is not None
     return Audited(
-        row=run.name, promised=run.result.privacy.epsilon, lower_bound=found.lower_bound,
-        ceiling=found.ceiling, verdict=found.verdict,
-    )  # fmt: skip
+        row=run.name,
+        promised=run.result.privacy.epsilon,
+        lower_bound=found.lower_bound,
+        ceiling=found.ceiling,
+        seat=SEATS[found.seat],
+        verdict=found.verdict,
+        membership={
+            one.name: Guessed(auc=_round(one.auc), ceiling=one.auc_ceiling) for one in found.attacks
+        },
+    )
 
 
 # --- the command ----------------------------------------------------------------------------
