@@ -134,14 +134,14 @@ def _who_pays(figures: Figures) -> Iterator[str]:
     if len(names) > MOST_SITES:
         yield _table(_extremes(rows))
         yield _filled(
-            f"The {_title(figures.metrics[0])} at the sites, {len(names)} of them in the first row: "
-            "mean over the runs at each, then the lowest, the middle and the highest of these."
+            f"The {_title(figures.metrics[0])} at the sites, {len(names)} of them in the first "
+            "row: mean over the runs at each, then the lowest, the middle and the highest of these."
         )
         return
     yield _table(_site_rows(figures, rows, names))
     yield _filled(
-        f"The {_title(figures.metrics[0])} at each site, mean over the runs; with ± the standard error "
-        "of the site's own test part, which is large where few records are tested."
+        f"The {_title(figures.metrics[0])} at each site, mean over the runs; with ± the standard "
+        "error of the site's own test part, which is large where few records are tested."
     )
 
 
