@@ -81,9 +81,9 @@ def test_figures__are_such_as_records_can_give(name: str) -> None:
             assert found.error == pytest.approx(of_share(found.mean, records), rel=0.15)
 
 
-def test_figures_of_earlier_versions__stand_with_an_error_that_their_size_gives() -> None:
+def test_errors__that_pages_state_follow_from_the_size_of_the_test_part() -> None:
     said = 0
-    for page in [*pages(), DOCS / "results.md"]:
+    for page in sorted(DOCS.rglob("*.md")):
         text = re.sub(r"\s+", " ", page.read_text("utf-8"))
         for size, positive, _, value, error in SENTENCE.findall(text):
             said += 1
