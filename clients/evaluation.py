@@ -11,6 +11,8 @@ written down there as well.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -20,7 +22,9 @@ from numpy.typing import NDArray
 from clients import payment
 from clients.site import Site
 from clients.units import pieces_of
+from clients.work import SiteRound
 from fedlearn.core.errors import ConfigError, ProtocolError
+from fedlearn.core.vector import Vector
 from fedlearn.crypto.roster import SERVER
 from fedlearn.data import Records
 from fedlearn.flower.records import config_record
@@ -54,6 +58,7 @@ def check(site: Site, context: Context, request: TrainRequest) -> None:
 
     Raises:
         ProtocolError: the run does not evaluate this round, has done so, or has gone on.
+        DataError: the site's own model of this run is lost.
     """
     number, known = request.round, _known(context)
     if not site.config.evaluates(number):
@@ -63,6 +68,8 @@ def check(site: Site, context: Context, request: TrainRequest) -> None:
         raise ProtocolError(SERVER, "evaluate", "this round, or a later one, was evaluated")
     if number < known["trained"]:
         raise ProtocolError(SERVER, "evaluate", "the model is of a round before the last")
+    if site.config.personal:
+        _ = SiteRound(site, request).own_model
 
 
 def begin(
@@ -118,21 +125,45 @@ def _remember(context: Context, **changed: int) -> None:
 # --- what is computed ------------------------------------------------------------------
 
 
-def graded(site: Site, request: TrainRequest) -> NDArray[np.float64]:
-    """What the model of a request makes of the records that are evaluated.
+@dataclass(frozen=True)
+class Answers:
+    """What models make of the records that are evaluated, a row each: the shared one, or what
+    stands for it at this site; and beside it the site's own, where it has one."""
+
+    shared: NDArray[np.float64]
+    own: NDArray[np.float64] | None = None
+
+
+def graded(site: Site, request: TrainRequest) -> Answers:
+    """What the model of a request makes of the records that are evaluated, and what the site's own
+    does.
+
+    Where a part of the model is the site's own, the shared rest is no model: with its part it is.
+    """
+    if not site.config.personal:
+        return Answers(_graded(site, request.model, request.round))
+    own = SiteRound(site, request).own_model
+    if not site.config.compares_own:
+        return Answers(_graded(site, own, request.round))
+    shared = _graded(site, request.model, request.round)
+    return Answers(shared, _graded(site, own, request.round))
+
+
+def _graded(site: Site, model: Vector, number: int) -> NDArray[np.float64]:
+    """What a model makes of the records that are evaluated.
 
     Guarantees: where the sums are private nothing is raised for what records hold. A record that
     the model fails on has a grade that is not a number, and adds nothing; none at all are there
     where it fails on every one. The site's own log alone tells.
     """
-    site.load(request.model)
-    records = site.evaluated(request.round)
+    site.load(model)
+    records = site.evaluated(number)
     if site.config.evaluation != "private":
         return _grades(site, records, slice(None))
     try:
         return _grades(site, records, slice(None))
     except Exception:  # what a refusal would tell is not paid for
-        log.exception("round %d: test records are graded one by one", request.round)
+        log.exception("round %d: test records are graded one by one", number)
     return _one_by_one(site, records)
 
 
@@ -161,13 +192,30 @@ def _one_by_one(site: Site, records: Records) -> NDArray[np.float64]:
 
 
 def noised(
-    site: Site, plan: EvaluationPlan, request: TrainRequest, answers: NDArray[np.float64]
+    site: Site, plan: EvaluationPlan, request: TrainRequest, answers: Answers
 ) -> NDArray[np.int64]:
-    """The site's whole numbers with its noise: of all that is evaluated, then of every group."""
+    """The site's whole numbers with its noise: of all that is evaluated, then of every group, then
+    of all by its own model."""
     records = site.evaluated(request.round)
+    everybody, *groups = _masks(site, records)
+    totals = _totals(site, plan, records, answers.shared, [everybody, *groups])
+    if answers.own is not None:
+        own = _totals(site, plan, records, answers.own, [everybody])
+        totals = np.concatenate([totals, own])
+    given = np.concatenate([summed(total, len(records), plan) for total in totals])
+    return noisy(given, plan, request.round, site.noise_of_tests(request.round).stream())
+
+
+def _totals(
+    site: Site,
+    plan: EvaluationPlan,
+    records: Records,
+    answers: NDArray[np.float64],
+    masks: Sequence[NDArray[np.bool_]],
+) -> NDArray[np.int64]:
+    """The sums without noise, a row for each of `masks`."""
     layout, targets = site.task.noised_layout, records.labels
     sizes, bounds = [spec.size for spec in layout], [spec.bound for spec in layout]
-    masks = _masks(site, records)
     totals = np.zeros((len(masks), sum(sizes)), np.int64)
     most = max(1, min(_PIECE, _NUMBERS // max(sum(sizes), 1)))
     for piece in pieces_of(records, plan.unit, most) if len(answers) else ():
@@ -178,8 +226,7 @@ def noised(
         whole = whole_numbers(added, sizes, bounds, plan)
         for total, mask in zip(totals, masks, strict=True):
             total += piece.added(whole, mask[rows])
-    given = np.concatenate([summed(total, len(targets), plan) for total in totals])
-    return noisy(given, plan, request.round, site.noise_of_tests(request.round).stream())
+    return totals
 
 
 def _masks(site: Site, records: Records) -> list[NDArray[np.bool_]]:
@@ -194,7 +241,7 @@ def _masks(site: Site, records: Records) -> list[NDArray[np.bool_]]:
     return [everybody, *(groups == i for i in range(len(fairness.names)))]
 
 
-def exact(site: Site, number: int, answers: NDArray[np.float64]) -> EvaluateReply:
+def exact(site: Site, number: int, given: Answers) -> EvaluateReply:
     """The site's exact sums, and those of its groups that are large enough to be shown.
 
     Those of fewer records than the owner allows are the sums of nobody: a refusal would tell how
@@ -206,23 +253,28 @@ def exact(site: Site, number: int, answers: NDArray[np.float64]) -> EvaluateRepl
     if policy is not None and records.units < policy.min_test_records:
         log.info("policy.min_test_records=%d: no test record is shown", policy.min_test_records)
         shown_of = slice(0)
-    answers, targets = answers[shown_of], records.labels[shown_of]
+    answers, targets = given.shared[shown_of], records.labels[shown_of]
     sums = site.task.sums(answers, targets)
+    own = None if given.own is None else site.task.sums(given.own[shown_of], targets)
     if not isinstance(fairness, GroupFairness) or records is not site.data.test:
-        return EvaluateReply(site=site.name, sums=sums)
+        return EvaluateReply(site=site.name, sums=sums, own=own)
     attribute = site.data.test_attributes[fairness.column][shown_of]
     groups = group_sums(fairness, attribute, lambda who: site.task.sums(answers[who], targets[who]))
     smallest = max(fairness.smallest, policy.smallest_group if policy else 0)
     kinds = group_of(fairness, site.data.test_attributes[fairness.column])
     sizes = {n: site.data.test.units_in(kinds == i) for i, n in enumerate(fairness.names)}
     seen, hidden = shown(groups, smallest, sizes)
-    return EvaluateReply(site=site.name, sums=sums, groups=seen, withheld=hidden)
+    return EvaluateReply(site=site.name, sums=sums, groups=seen, withheld=hidden, own=own)
 
 
 def counters_of(site: Site, reply: EvaluateReply) -> tuple[int, ...]:
-    """Exact sums as they enter a sum over sites; of a group that is not shown, zeros."""
+    """Exact sums as they enter a sum over sites; of a group that is not shown, zeros.
+
+    In the order of `fedlearn.agreement.Tested`.
+    """
     layout, total = site.task.sum_layout, reply.sums.counters()
     hidden = [0] * length_of(layout)
     named = groups_of(site.config.fairness)
     groups = [reply.groups[n].counters() if n in reply.groups else hidden for n in named]
-    return tuple(count for one in (total, *groups) for count in one)
+    own = [] if reply.own is None else [reply.own.counters()]
+    return tuple(count for one in (total, *groups, *own) for count in one)

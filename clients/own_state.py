@@ -1,8 +1,9 @@
 """What an algorithm keeps at a site between rounds, such as the control variates of SCAFFOLD.
 
 It lies beside the site's ledger, readable by its user alone, one file for each run, and never
-leaves the site. It is on the disk before the reply of its round leaves, so that a site that was
-restarted, or a run that is resumed, goes on from it.
+leaves the site. A model of the site's own (`personal-*.safetensors`) outlives its run; all else is
+forgotten once another has begun. It is on the disk before the reply of its round leaves, so that a
+site that was restarted, or a run that is resumed, goes on from it.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from clients.site import Site
 from fedlearn.algorithms import Vectors
 from fedlearn.core.errors import DataError
 from fedlearn.core.files import PRIVATE, write_atomically
+from fedlearn.results.own_model import AFTER, OWN_MODEL, PART
 from fedlearn.rounds import TrainRequest
 
 
@@ -36,14 +38,17 @@ class OwnState:
     path: Path
     name: str
     size: int
+    part: str = "none"
+    """Which part of the model is the site's own, if not all of it."""
 
     @classmethod
     def of(cls, site: Site, request: TrainRequest) -> OwnState:
         """That of the run of a request."""
         # The id comes from the coordinator: as it is, it could be any path.
         run = hashlib.sha256(request.run_id.encode()).hexdigest()[:32]
-        path = site.owner.ledger.parent / f"algorithm-{run}.safetensors"
-        return cls(path, site.name, request.model.size)
+        kind = OWN_MODEL if site.config.personal else "algorithm"
+        path = site.owner.ledger.parent / f"{kind}-{run}.safetensors"
+        return cls(path, site.name, request.model.size, site.config.training.personal)
 
     def before(self, counted: int) -> Vectors:
         """The state to train from, if `counted` was the last round that held this site's part.
@@ -66,7 +71,7 @@ class OwnState:
     def _read(self, counted: int) -> Vectors | None:
         with safe_open(self.path, "numpy") as file:
             rounds = file.metadata()
-            marks = {int(rounds["before"]): "before.", int(rounds["after"]): "after."}
+            marks = {int(rounds["before"]): "before.", int(rounds["after"]): AFTER}
             if counted not in marks:
                 return None
             mark = marks[counted]
@@ -89,8 +94,9 @@ class OwnState:
             OSError: they could not, and what was there is still there.
         """
         tensors = {f"before.{name}": np.ascontiguousarray(v) for name, v in before.items()}
-        tensors |= {f"after.{name}": np.ascontiguousarray(v) for name, v in after.items()}
-        content = save(tensors, {"before": str(request.counted), "after": str(request.round)})
+        tensors |= {f"{AFTER}{name}": np.ascontiguousarray(v) for name, v in after.items()}
+        rounds = {"before": str(request.counted), "after": str(request.round)}
+        content = save(tensors, {**rounds, PART: self.part})
         self.path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(self.path, content, PRIVATE)
 

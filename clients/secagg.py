@@ -234,7 +234,8 @@ class SecAggClient(ABC, Generic[S]):
         if self.part == "screen":
             return screen_payload(self.settings, sites, screening.layout_in(self.site))
         layout, fairness = self.site.task.sum_layout, self.site.config.fairness
-        return evaluate_payload(self.settings, sites, layout, fairness, self._plan)
+        own = self.site.config.compares_own
+        return evaluate_payload(self.settings, sites, layout, fairness, self._plan, own=own)
 
     def begin(self, without: Sequence[str]) -> None:
         """Take the coordinator's word for who is left out of the run.

@@ -28,7 +28,7 @@ from fedlearn import models
 from fedlearn.agreement import dimension_of
 from fedlearn.auditing.settings import MislabelledAudit, NoAudit, slots_of
 from fedlearn.config import RunConfig, decode, encode, plan_of
-from fedlearn.config.contradictions import private_learner_problems, problems, task_problems
+from fedlearn.config.contradictions import learner_problems, problems, task_problems
 from fedlearn.core.errors import ConfigError, FedlearnError, ProtocolError
 from fedlearn.core.rng import Streams
 from fedlearn.core.vector import Layout, Vector, layout_of, load_vector
@@ -280,7 +280,7 @@ def _open(
     if found := found + column_problems(config.fairness, pool.attributes):
         raise ConfigError(found)
     learner = _learner(encode(_ModelChoice.of(config, pool.task)), slots_of(config.audit))
-    found = private_learner_problems(config, learner, pool.task)
+    found = learner_problems(config, learner, pool.task)
     # Its own number of records a site of its own compares with nothing that a run has named: what
     # it answers would tell it.
     found += config.privacy.problems(records=None if alone else _smallest(sites))

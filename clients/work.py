@@ -20,11 +20,12 @@ from clients.canaries import TrainingSet, nobody, note_change, training_set
 from clients.own_state import OwnState
 from clients.site import Site
 from fedlearn.agreement import rotation_context, stack_of
-from fedlearn.algorithms import Algorithm, Correction, LocalRound, Vectors
+from fedlearn.algorithms import Algorithm, Correction, LocalRound, OwnParts, Vectors
 from fedlearn.core.errors import FedlearnError, ProtocolError
 from fedlearn.core.rng import Streams
 from fedlearn.core.vector import Vector, layout_of, to_vector
 from fedlearn.crypto.roster import SERVER
+from fedlearn.models.own_parts import own_values
 from fedlearn.models.slots import trained_values
 from fedlearn.privacy import NoiseSource
 from fedlearn.rounds import TrainRequest
@@ -38,6 +39,19 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 V = TypeVar("V", bound=NDArray[np.floating[Any]])
+
+
+@dataclass(frozen=True)
+class _Course:
+    """One training of a round: where it starts, and what is added to its gradients.
+
+    The correction is made where `start` is loaded.
+    """
+
+    start: Vector
+    correction: Callable[[], Correction | None]
+    stream: str = "batches"
+    """Of the run, from which batches are drawn where they need not be secret."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +73,11 @@ class SiteRound:
     def base(self) -> Vector:
         """What changes are counted from."""
         return self.stack.base(self.request.model)
+
+    @cached_property
+    def _ends(self) -> dict[str, Vector]:
+        """Where the trainings of the round have come to, once they have."""
+        return {}
 
     @property
     def clip_norm(self) -> float:
@@ -134,10 +153,13 @@ class SiteRound:
         """
         if self._state is None:
             return
-        change = np.clip(route.bounded(self._whole - self.base, self), -limit, limit)
-        sent = {name: np.asarray(v, np.float32) for name, v in self.stack.split(change).items()}
-        del sent[MODEL]
-        self._state.keep(self.request, self._own, self._algorithm.kept(self._here, sent))
+        if self._parts:
+            kept = self._parts.kept(self._ends.get("first", self.own_model))
+        else:
+            change = np.clip(route.bounded(self._whole - self.base, self), -limit, limit)
+            sent = {n: np.asarray(v, np.float32) for n, v in self.stack.split(change).items()}
+            kept = self._algorithm.kept(self._here, sent, self._ends.get("second"))
+        self._state.keep(self.request, self._own, kept)
 
     @property
     def _algorithm(self) -> Algorithm:
@@ -145,8 +167,8 @@ class SiteRound:
 
     @cached_property
     def _state(self) -> OwnState | None:
-        """Where the site's own state is, if the algorithm keeps one."""
-        return OwnState.of(self.site, self.request) if self._algorithm.remembers else None
+        """Where the site's own state is, if it keeps one."""
+        return OwnState.of(self.site, self.request) if self.site.config.remembers else None
 
     @cached_property
     def _own(self) -> Vectors:
@@ -157,54 +179,95 @@ class SiteRound:
             self._state.forget_others()
         return self._state.before(self.request.counted)
 
+    @cached_property
+    def _parts(self) -> OwnParts | None:
+        """What of the model stays here, if only a part of it does."""
+        part = self.site.config.training.personal
+        return None if part == "none" else OwnParts(own_values(self.site.model, part))
+
+    @cached_property
+    def own_model(self) -> Vector:
+        """The site's own model before the round, `float32[d]`; the shared one where it has none.
+
+        Of a model of which a part is the site's own: the whole of it.
+        """
+        here = self._parts or self._algorithm
+        return here.own_model(self.request.model, self._own)
+
+    @cached_property
+    def _first(self) -> _Course:
+        """What leaves the site is trained so."""
+        start = self.own_model if self._parts else self._algorithm.begin(self._here)
+        return _Course(start, lambda: self._algorithm.correction(self.site.model, self._here))
+
+    @cached_property
+    def _second(self) -> _Course:
+        """So is a model of its own, where that is another one."""
+        algorithm, model = self._algorithm, self.site.model
+        correction = lambda: algorithm.own_correction(model, self._here)  # noqa: E731
+        return _Course(self.own_model, correction, "own batches")
+
     def train(self) -> Vector:
         """Without clipping records, from the run's own streams, so that runs repeat.
 
         Where whole clients are protected, what fails or diverges counts as no change at all.
         """
-
-        def run() -> None:
-            site, mine = self.site, self._mine
-            train(
-                site.model,
-                mine.features,
-                mine.labels,
-                site.training,
-                correct=self._correction(),
-                rng=Streams(site.config.seed).get("batches", site.name, self.request.round),
-                loss=site.loss,
-                canaries=mine.slots,
-            )
-
         if self._silent:
-            self._quietly(run, self._change_nothing)
-        else:
-            run()
-        return self._whole
+            self._quietly(lambda: self._steps(self._first), self._change_nothing)
+            return self._whole
+        self._steps(self._first)
+        whole = self._whole
+        if self._algorithm.trainings > 1:
+            self._steps(self._second)
+            self._keep_end()
+        return whole
+
+    def _steps(self, course: _Course) -> None:
+        site, mine = self.site, self._mine
+        site.load(course.start)
+        train(
+            site.model,
+            mine.features,
+            mine.labels,
+            site.training,
+            correct=course.correction(),
+            rng=Streams(site.config.seed).get(course.stream, site.name, self.request.round),
+            loss=site.loss,
+            canaries=mine.slots,
+        )
 
     def train_privately(self, plan: PaidSteps, step_norm: float | None) -> Vector:
         """By DP-SGD, in as many steps as the round has paid for, each of `step_norm` at most.
 
         Where something fails that is not one record's, the reply is the noise of these steps.
         """
-        from fedlearn.training.private import train_private  # Opacus takes a second
-
-        steps = self.site.training.local_steps
-        if plan.steps_per_round != steps:
+        times, steps = self._algorithm.trainings, self.site.training.local_steps
+        if plan.steps_per_round != steps * times:
             raise FedlearnError(
                 f"training.local_steps={steps}: the plan of privacy pays for "
                 f"{plan.steps_per_round} steps a round"
             )
+        self._private_steps(self._first, plan, step_norm)
+        whole = self._whole
+        if times > 1:
+            self._private_steps(self._second, plan, step_norm)
+            self._keep_end()
+        return whole
+
+    def _private_steps(self, course: _Course, plan: PaidSteps, step_norm: float | None) -> None:
+        from fedlearn.training.private import train_private  # Opacus takes a second
+
         site = self.site
 
         def steps_on(mine: TrainingSet) -> None:
+            site.load(course.start)
             train_private(
                 site.model,
                 mine.features,
                 mine.labels,
                 site.training,
                 plan,
-                correct=self._correction(),
+                correct=course.correction(),
                 noise=self.noise,
                 loss=site.loss,
                 canaries=mine.slots,
@@ -212,12 +275,15 @@ class SiteRound:
                 people=mine.people,
             )
 
-        def noise_alone() -> None:
-            site.load(self.request.model)
-            steps_on(nobody())
+        self._quietly(lambda: steps_on(self._mine), lambda: steps_on(nobody()))
 
-        self._quietly(lambda: steps_on(self._mine), noise_alone)
-        return self._whole
+    def _keep_end(self) -> None:
+        """Where a second training has come to; what is not finite is no training."""
+        end = to_vector(self.site.model)
+        if self._silent and diverged(end):
+            log.warning("%s keeps its own model as it was: training diverged", self.site.name)
+            end = self.own_model
+        self._ends["second"] = self._finite(end)
 
     def clipped_gradient_sum(self, plan: ClippedSteps) -> NDArray[np.float64]:
         """Of one Poisson batch; the noise is still missing. Zero where that fails."""
@@ -273,9 +339,6 @@ class SiteRound:
             learning_rate=training.learning_rate,
         )
 
-    def _correction(self) -> Correction | None:
-        return self._algorithm.correction(self.site.model, self._here)
-
     @cached_property
     def _whole(self) -> Vector:
         """What the site gives; asked for once it has trained.
@@ -294,9 +357,15 @@ class SiteRound:
         return whole
 
     def _stacked(self) -> Vector:
-        model = self._finite(to_vector(self.site.model))
-        extra = self._algorithm.extra(self._here, model)
-        return self._finite(self.stack.join({MODEL: model, **extra})) if extra else model
+        end = self._finite(to_vector(self.site.model))
+        self._ends["first"] = end
+        if self._parts:
+            return self._parts.given(self.request.model, end)
+        model, extra = (
+            self._algorithm.given(self._here, end),
+            self._algorithm.extra(self._here, end),
+        )
+        return self._finite(self.stack.join({MODEL: model, **extra}))
 
     def _finite(self, vector: V) -> V:
         if diverged(vector):

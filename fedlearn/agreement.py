@@ -10,7 +10,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache, lru_cache, partial
 from typing import Final, Literal
 
@@ -268,13 +269,15 @@ def evaluate_payload(
     layout: SumLayout,
     fairness: Fairness,
     plan: PrivacyPlan | None = None,
+    *,
+    own: bool = False,
 ) -> Payload:
     """The form of a site's test sums: no values, and counters.
 
-    The counters are those of `Sums.counters`; then the same for every group. Where the plan
-    adds noise to them, they are its whole numbers.
+    The counters are those of `Sums.counters`; then the same for every group, and if `own` for the
+    site's own model. Where the plan adds noise to them, they are its whole numbers.
     """
-    counters = (1 + len(groups_of(fairness))) * length_of(layout)
+    counters = (1 + len(groups_of(fairness)) + own) * length_of(layout)
     if plan and plan.evaluation:
         counters = plan.evaluation.dimension
     return Payload.plan(settings, num_clients=sites, num_values=0, num_counters=counters)
@@ -285,15 +288,40 @@ def screen_payload(settings: SecAggSum, sites: int, layout: ScreeningLayout) -> 
     return Payload.plan(settings, num_clients=sites, num_values=0, num_counters=layout.size)
 
 
-def sums_of(
-    counters: NDArray[np.int64], layout: SumLayout, fairness: Fairness
-) -> tuple[Sums, dict[str, Sums]]:
-    """The test sums that counters hold, of one site or of several: of all records, and by group."""
+@dataclass(frozen=True, kw_only=True)
+class Tested:
+    """Test sums, of one site or of several: of all records, by group, and by sites' own models."""
+
+    total: Sums
+    groups: dict[str, Sums]
+    own: Sums | None = None
+    """None where sites test no model of their own beside the shared one."""
+
+    @classmethod
+    def of(cls, parts: Sequence[Sums], fairness: Fairness) -> Tested:
+        """From all of them, in the order in which sites count.
+
+        Raises:
+            ValueError: they are not as many as the run has.
+        """
+        total, names = parts[0], groups_of(fairness)
+        groups, own = parts[1 : 1 + len(names)], parts[1 + len(names) :]
+        if len(own) > 1:
+            raise ValueError(f"{len(parts)} test sums")
+        named = dict(zip(names, groups, strict=True))
+        return cls(total=total, groups=named, own=own[0] if own else None)
+
+    @property
+    def all(self) -> tuple[Sums, ...]:
+        """Every one of them."""
+        return (self.total, *self.groups.values(), *([self.own] if self.own else []))
+
+
+def sums_of(counters: NDArray[np.int64], layout: SumLayout, fairness: Fairness) -> Tested:
+    """The test sums that counters hold."""
     size = length_of(layout)
-    total, *parts = (
-        Sums.of_counters(layout, counters[at : at + size]) for at in range(0, len(counters), size)
-    )
-    return total, dict(zip(groups_of(fairness), parts, strict=True))
+    parts = [counters[at : at + size] for at in range(0, len(counters), size)]
+    return Tested.of([Sums.of_counters(layout, one) for one in parts], fairness)
 
 
 def noised_sums_of(
@@ -303,8 +331,8 @@ def noised_sums_of(
     plan: EvaluationPlan,
     number: int,
     sites: int,
-) -> tuple[Sums, dict[str, Sums]]:
-    """The test sums in whole numbers with the noise of so many `sites`: of all, and by group.
+) -> Tested:
+    """The test sums in whole numbers with the noise of so many `sites`.
 
     Raises:
         ValueError: they are not as many as the plan says.
@@ -323,9 +351,8 @@ def noised_sums_of(
             at += spec.size
         return task.opened(arrays, noise)
 
-    names = groups_of(fairness)
-    total, *parts = map(read, np.split(counters, 1 + len(names)))
-    return total, dict(zip(names, parts, strict=True))
+    each = sum(spec.size for spec in layout)
+    return Tested.of([read(part) for part in np.split(counters, len(counters) // each)], fairness)
 
 
 def plan_digest(

@@ -175,6 +175,8 @@ class EvaluateReply:
     sums: Sums
     groups: dict[str, Sums] = field(default_factory=dict)
     withheld: tuple[str, ...] = ()
+    own: Sums | None = None
+    """Those of the site's own model, where it has one beside the shared one."""
 
 
 @dataclass(frozen=True, kw_only=True)

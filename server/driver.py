@@ -14,6 +14,7 @@ from flwr.app import Message, RecordDict
 
 from fedlearn.agreement import (
     Part,
+    Tested,
     bound_of,
     evaluate_payload,
     evaluates_in_sum,
@@ -40,7 +41,6 @@ from fedlearn.flower.grid import SiteGrid, Tally
 from fedlearn.flower.records import read_large_bytes
 from fedlearn.mechanisms import PrivacyPlan
 from fedlearn.mechanisms.reach import SumBound
-from fedlearn.metrics.sums import Sums
 from fedlearn.robust.chance import chances
 from fedlearn.robust.draw import Groups, Sizes
 from fedlearn.screening import ScreeningLayout
@@ -147,8 +147,8 @@ class SecAggDriver(ABC, Generic[S]):
         request: bytes,
         task: Task,
         without: tuple[str, ...] = (),
-    ) -> tuple[Sums, dict[str, Sums]]:
-        """The test sums over all surviving sites, and those of every group of people.
+    ) -> Tested:
+        """The test sums over all surviving sites.
 
         `without` are the sites that are left out of the run, as in `train`.
 
@@ -158,20 +158,21 @@ class SecAggDriver(ABC, Generic[S]):
         """
         layout, fairness = task.sum_layout, self.config.fairness
         count = len(self.sites)
-        payload = evaluate_payload(self.settings, count, layout, fairness, self.plan)
+        own = self.config.compares_own
+        payload = evaluate_payload(self.settings, count, layout, fairness, self.plan, own=own)
         opened = self._only_sum("evaluate", number, messages, request, payload, without)
         evaluation = self.plan.evaluation if self.plan else None
         if evaluation is None:
-            tested, groups = sums_of(opened.total.counters, layout, fairness)
+            tested = sums_of(opened.total.counters, layout, fairness)
         else:
             numbers, sites = opened.total.counters, len(opened.sites)
-            tested, groups = noised_sums_of(numbers, task, fairness, evaluation, number, sites)
+            tested = noised_sums_of(numbers, task, fairness, evaluation, number, sites)
         try:
-            for sums in (tested, *groups.values()):
+            for sums in tested.all:
                 task.check_sums(sums)
         except ValueError as error:
             raise UnusableError(str(error)) from None
-        return tested, groups
+        return tested
 
     def screen(self, messages: Sequence[Message], request: bytes, layout: ScreeningLayout) -> Sum:
         """The sums that sites compare their tables by, over those that survive.

@@ -16,7 +16,7 @@ from fedlearn.agreement import dimension_of, least_of
 from fedlearn.algorithms import cohort_size
 from fedlearn.auditing.settings import slots_of
 from fedlearn.config import RunConfig, plan_of
-from fedlearn.config.contradictions import private_learner_problems, task_problems
+from fedlearn.config.contradictions import learner_problems, task_problems
 from fedlearn.config.study import sign_terms
 from fedlearn.core.errors import ConfigError, DataError, ProtocolError, StoppedError
 from fedlearn.core.names import checked_site_name
@@ -294,7 +294,7 @@ def _start_model(
     )
     model, parameters = learner.model, sum(p.numel() for p in learner.whole().parameters())
     attach(model, slots_of(config.audit))
-    if found := private_learner_problems(config, learner, task):
+    if found := learner_problems(config, learner, task):
         raise ConfigError(found)
     layout = layout_of(model)
     initial, begun = first_model(config, task, layout, to_vector(model))

@@ -27,11 +27,11 @@ from fedlearn.metrics.fairness import Fairness, GroupFairness, groups_of, shown
 from fedlearn.metrics.intervals import CONFIDENCE, Gap, Measured, measured
 from fedlearn.metrics.sums import Sums
 from fedlearn.metrics.survival import SurvivalCurves
-from fedlearn.results.result import FairnessResult, GroupResult, GroupsResult
+from fedlearn.results.result import FairnessResult, GroupResult, GroupsResult, OwnResult
 from fedlearn.rounds import EvaluateReply
 from fedlearn.tasks import Task
 from server.run_cost import spent_besides
-from server.run_state import GroupSums, ReleasedSums, RunState
+from server.run_state import GroupSums, OwnSums, ReleasedSums, RunState
 
 log = logging.getLogger(__name__)
 
@@ -60,12 +60,19 @@ def evaluate(run: RunState, number: int, shown: Vector, there: Sequence[str]) ->
     if run.summing and summed:
         request = request_digest(note, shown, {})
         _account(run, number, sites)
-        tested, groups = run.summing.evaluate(number, messages, request, task, run.without)
-        return ReleasedSums(sums=tested, groups=GroupSums(pooled=groups))
+        opened = run.summing.evaluate(number, messages, request, task, run.without)
+        return ReleasedSums(
+            sums=opened.total,
+            groups=GroupSums(pooled=opened.groups),
+            own=OwnSums(pooled=opened.own),
+        )
     reported = _reported(run, number, messages)
     per_site = {site: reply.sums for site, reply in reported.items()}
     return ReleasedSums(
-        sums=pooled(task, per_site), per_site=per_site, groups=group_sums(task, reported)
+        sums=pooled(task, per_site),
+        per_site=per_site,
+        groups=group_sums(task, reported),
+        own=own_sums(task, reported),
     )
 
 
@@ -75,7 +82,8 @@ def _reported(run: RunState, number: int, messages: Sequence[Message]) -> dict[s
     evaluation = run.mechanism.evaluation
     if evaluation is None:
         read = partial(flower.read_evaluate_reply, layout=task.sum_layout)
-        check = partial(check_sums, task=task, fairness=fairness)
+        own = run.config.compares_own
+        check = partial(check_sums, task=task, fairness=fairness, own=own)
         replies = run.grid.exchange(messages, check=check)
         _warn_of(number, replies)
         return {site: read(reply.content) for site, reply in replies.answers.items()}
@@ -107,17 +115,21 @@ def _warn_of(number: int, replies: Replies) -> None:
         log.warning("round %d is evaluated without %s: %s", number, site, reason)
 
 
-def check_sums(content: RecordDict, task: Task, fairness: Fairness) -> None:
+def check_sums(content: RecordDict, task: Task, fairness: Fairness, *, own: bool = False) -> None:
     """Refuse test sums that cannot be added to those of the other sites.
 
     Raises:
-        ValueError: they are of another form, of no possible records, or of a group that nobody
-            asked for.
+        ValueError: they are of another form, of no possible records, of a group that nobody
+            asked for, or without those of a site's own model where it has one.
     """
     reply = flower.read_evaluate_reply(content, task.sum_layout)
     if not {*reply.groups, *reply.withheld} <= set(groups_of(fairness)):
         raise ValueError("test sums of a group that nobody asked for")
-    for sums in (reply.sums, *reply.groups.values()):
+    if own != (reply.own is not None):
+        raise ValueError("test sums of a site's own model are missing, or asked for by nobody")
+    if reply.own is not None and reply.own.count != reply.sums.count:
+        raise ValueError("test sums of a site's own model are of other records")
+    for sums in (reply.sums, *reply.groups.values(), *([reply.own] if reply.own else [])):
         task.check_sums(sums)
 
 
@@ -131,13 +143,19 @@ def noised_reply(
         ValueError: it has another form; other errors where parts are missing.
     """
     counters = flower.read_noised_reply(content, plan.dimension)
-    sums, groups = noised_sums_of(counters, task, fairness, plan, number, 1)
-    for one in (sums, *groups.values()):
+    found = noised_sums_of(counters, task, fairness, plan, number, 1)
+    for one in found.all:
         task.check_sums(one)
     smallest = fairness.smallest if isinstance(fairness, GroupFairness) else 1
-    seen, hidden = shown(groups, smallest)
+    seen, hidden = shown(found.groups, smallest)
     site = str(content.config_records["site"]["name"])
-    return EvaluateReply(site=site, sums=sums, groups=seen, withheld=hidden)
+    return EvaluateReply(site=site, sums=found.total, groups=seen, withheld=hidden, own=found.own)
+
+
+def own_sums(task: Task, reported: Mapping[str, EvaluateReply]) -> OwnSums:
+    """What sites have told of their own models, and the sum of that over the sites."""
+    found = {site: one.own for site, one in reported.items() if one.own is not None}
+    return OwnSums(per_site=found, pooled=pooled(task, found) if found else None)
 
 
 def group_sums(task: Task, reported: Mapping[str, EvaluateReply]) -> GroupSums:
@@ -177,6 +195,32 @@ def fairness_result(
         groups=_groups(config.fairness, groups, intervals)
         if isinstance(config.fairness, GroupFairness)
         else None,
+    )
+
+
+RECORDS_PER_NUMBER: Final = 10
+"""A site with fewer training records for every number that it learns is too small for a model of
+its own (ten events a variable: Peduzzi et al. 1996)."""
+
+
+def own_result(
+    config: RunConfig, task: Task, own: OwnSums, records: Mapping[str, int | None], numbers: int
+) -> OwnResult | None:
+    """How sites' own models do; None where they have none beside the shared one.
+
+    `records` are those that sites train on, None where that is a secret: then all count as the
+    public `training.nominal_records`. `numbers` are those that are trained.
+    """
+    if own.pooled is None:
+        return None
+    intervals, least = _Intervals(task, Streams(config.seed)), RECORDS_PER_NUMBER * numbers
+    nominal = config.training.nominal_records
+    sizes = {site: nominal if count is None else count for site, count in records.items()}
+    return OwnResult(
+        confidence=CONFIDENCE,
+        all_sites=intervals.of(own.pooled, "own", ALL),
+        per_site={s: intervals.of(sums, "own", s) for s, sums in _worst(task, own.per_site)},
+        take={s: "own" if size >= least else "shared" for s, size in sorted(sizes.items())},
     )
 
 

@@ -384,7 +384,7 @@ class Federation(RunState):
         )
         if self.public:
             self.progress.model = self.public.held(self.progress.model, number)
-        if self.algorithm.remembers:
+        if self.config.remembers:
             self.progress.counted |= dict.fromkeys(sites, number)
         if self.progress.mean:
             self.progress.mean.take(self.progress.model)

@@ -35,6 +35,7 @@ from fedlearn.results.result import (
     DataFacts,
     FinalResult,
     ModelFacts,
+    OwnResult,
     PrivacyResult,
     ProtectionResult,
     ResultFile,
@@ -49,7 +50,7 @@ from server.admission import SIMULATED, Admission
 from server.audit import append_seen
 from server.average import RunningMean
 from server.enrol import Enrolment, enrol, plan_for, secagg_driver
-from server.evaluation import by_class_result, curves_result, fairness_result
+from server.evaluation import by_class_result, curves_result, fairness_result, own_result
 from server.federation import Federation, PoisonedError
 from server.helper import RemoteHelper
 from server.run_cost import privacy_result, screening_result
@@ -325,12 +326,20 @@ class Reporter:
             result = replace(
                 result,
                 fairness=fairness_result(config, task, tested, progress.per_site, progress.groups),
+                own=self._own(),
                 calibration=task.calibration(tested, rng),
                 by_class=by_class_result(config, task, tested, progress.per_site),
                 curves=curves_result(config, task, tested, progress.per_site),
             )
         self.folder.write_result(result)
         return result
+
+    def _own(self) -> OwnResult | None:
+        """How sites' own models do, and which a site is to take."""
+        enrolment, progress = self.federation.enrolment, self.federation.progress
+        records = {site: one.train_records for site, one in enrolment.sites.items()}
+        numbers = enrolment.trainable.size
+        return own_result(self.federation.config, enrolment.task, progress.own, records, numbers)
 
     def _result(self, status: Status, reason: str | None) -> ResultFile:
         federation = self.federation

@@ -55,12 +55,23 @@ class GroupSums:
 
 
 @dataclass(frozen=True, kw_only=True)
+class OwnSums:
+    """Test sums of sites' own models beside the shared one: of every site that releases its own,
+    and over all sites."""
+
+    per_site: dict[str, Sums] = field(default_factory=dict)
+    pooled: Sums | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class ReleasedSums:
-    """What sites have released of one model: over all of them, by site where they do, by group."""
+    """What sites have released of one model: over all of them, by site where they do, by group;
+    and of their own models beside it, where they have any."""
 
     sums: Sums
     per_site: dict[str, Sums] = field(default_factory=dict)
     groups: GroupSums = field(default_factory=GroupSums)
+    own: OwnSums = field(default_factory=OwnSums)
 
 
 @dataclass
@@ -77,6 +88,8 @@ class Progress:
     """The latest test sums over all sites."""
     groups: GroupSums = field(default_factory=GroupSums)
     """The latest test sums of groups of people, where the run tells them apart."""
+    own: OwnSums = field(default_factory=OwnSums)
+    """The latest test sums of sites' own models."""
     clip_norm: float | None = None
     """The norm of the next round, where it has moved."""
     mean: RunningMean | None = None
@@ -119,6 +132,7 @@ class Progress:
         self.tested = tested.sums if tested else None
         self.groups = tested.groups if tested else GroupSums()
         self.per_site = tested.per_site if tested else {}
+        self.own = tested.own if tested else OwnSums()
 
     @property
     def refused(self) -> list[list[str]]:
@@ -294,7 +308,7 @@ class RunState:
         """The requests to `sites` in a round: a model, and what the algorithm sends beside it."""
         nodes = [self.grid.node_of[site] for site in sites]
         counted = None
-        if self.algorithm.remembers and kind == "train":
+        if self.config.remembers and (kind == "train" or self.config.personal):
             counted = {self.grid.node_of[s]: n for s, n in self.progress.counted.items()}
         return flower.round_messages(kind, note, model, nodes, besides, counted)
 

@@ -18,6 +18,7 @@ from fedlearn.core.errors import counted, some
 from fedlearn.core.files import shortest
 from fedlearn.report.facts import Facts, degree_in
 from fedlearn.report.verdict import Light, verdict
+from fedlearn.results.reading import task_of
 from fedlearn.results.result import ResultFile, RoundResult, total_of
 from fedlearn.tasks import metric_called
 from server.federation import Federation
@@ -103,6 +104,8 @@ class Display:
         self.progress.stop()
         show_verdict(self.console, result)
         terminal.show(self.console, final_table(result))
+        if (own := own_table(result)) is not None:
+            terminal.show(self.console, own)
         for sentence in findings(self.config, result.data.sites) if self.config else ():
             self.note(sentence)
         self.console.print(escape(result.privacy.statement))
@@ -178,6 +181,25 @@ def final_table(result: ResultFile) -> Table:
         style="bold",
     )
     return table
+
+
+def own_table(result: ResultFile) -> Table | None:
+    """What each site's own model does beside the shared one, and which it is to take."""
+    if result.own is None or not result.own.per_site:
+        return None
+    names = [one.name for one in task_of(result).compared() if one.name in result.own.all_sites]
+    heads = [f"{metric_called(name).title}, {which}" for name in names for which in _MODELS]
+    table = terminal.numbers("site", *heads, "to take", title="models of the sites' own")
+    shared = result.final.per_site
+    for site, found in result.own.per_site.items():
+        both = shared.get(site, {}), {name: one.value for name, one in found.items()}
+        values = [values.get(name) for name in names for values in both]
+        cells = ["-" if value is None else f"{value:.3f}" for value in values]
+        table.add_row(escape(site), *cells, result.own.take.get(site, "-"))
+    return table
+
+
+_MODELS: Final = ("shared", "own")
 
 
 def _count(records: int | None) -> str:

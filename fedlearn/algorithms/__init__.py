@@ -15,6 +15,7 @@ from fedlearn.algorithms.fedavgm import FedAvgM
 from fedlearn.algorithms.fedopt import FedAdam, FedYogi
 from fedlearn.algorithms.fedprox import FedProx
 from fedlearn.algorithms.given import GivenStep, Step, give
+from fedlearn.algorithms.personal import Ditto, MrMtl, OwnParts, unprotected
 from fedlearn.algorithms.scaffold import Scaffold
 from fedlearn.core.registry import Family
 
@@ -22,6 +23,7 @@ __all__ = [
     "ALGORITHMS",
     "Algorithm",
     "Correction",
+    "Ditto",
     "FedAdam",
     "FedAvg",
     "FedAvgM",
@@ -30,6 +32,8 @@ __all__ = [
     "GivenStep",
     "LocalRound",
     "LocalSettings",
+    "MrMtl",
+    "OwnParts",
     "RoundMean",
     "Scaffold",
     "State",
@@ -37,11 +41,12 @@ __all__ = [
     "Vectors",
     "cohort_size",
     "give",
+    "unprotected",
 ]
 
 ALGORITHMS: Family[Algorithm] = Family(
     "strategy",
     "fedlearn.algorithms",
-    (FedAvg, FedProx, FedAvgM, FedAdam, FedYogi, Scaffold, GivenStep),
+    (FedAvg, FedProx, FedAvgM, FedAdam, FedYogi, Scaffold, Ditto, MrMtl, GivenStep),
     Algorithm,
 )

@@ -78,6 +78,9 @@ class LocalSettings:
     optimizer: str
     momentum: float
     shares_gradients: bool
+    noised_alone: bool = True
+    """Whether what a site trains is protected by noise of its own, or nothing is to be."""
+    learning_rate: float = 0.0
 
 
 @config
@@ -103,6 +106,13 @@ class Algorithm:
     """Whether a site keeps a state of its own from round to round."""
     takes_mean: ClassVar[bool] = False
     """Whether the next model is the mean as it is."""
+    personal: ClassVar[bool] = False
+    """Whether a site has a model of its own beside the shared one (`own_model`)."""
+    sends_own: ClassVar[bool] = False
+    """Whether what leaves a site are the changes of its own model: whoever sees them can add up."""
+    trainings: ClassVar[int] = 1
+    """How often a site trains in a round, each time in `training.local_steps`: the first time for
+    what it sends, a second time for its own model."""
 
     @property
     def corrects(self) -> bool:
@@ -128,15 +138,36 @@ class Algorithm:
         """What is added to the gradient of every local step; `model` holds `here.start`."""
         return None
 
+    def begin(self, here: LocalRound) -> Vector:
+        """Where the steps of a site begin."""
+        return here.start
+
+    def given(self, here: LocalRound, end: Vector) -> Vector:
+        """The model that leaves a site whose steps have come to `end`; its change is that from
+        `here.start`."""
+        return end
+
     def extra(self, here: LocalRound, end: Vector) -> Vectors:
-        """What leaves a site beside `end - here.start`, its change: exactly `travels`.
+        """What leaves a site beside the change of its model: exactly `travels`.
 
         In units of the model, for one norm clips both.
         """
         return {}
 
-    def kept(self, here: LocalRound, sent: Vectors) -> Vectors:
-        """The site's state after a round; `sent` is what left of `extra` once it was clipped."""
+    def own_model(self, start: Vector, own: Vectors) -> Vector:
+        """A site's own model, from the shared one and its state: where a second training begins."""
+        return start
+
+    def own_correction(self, model: nn.Module, here: LocalRound) -> Correction | None:
+        """As `correction`, of a second training."""
+        return None
+
+    def kept(self, here: LocalRound, sent: Vectors, end: Vector | None = None) -> Vectors:
+        """The site's state after a round.
+
+        `sent` is what left of its changes once they were clipped: of the model (under `model`) and
+        of `extra`. `end` is where a second training has come to.
+        """
         return {}
 
     def server(self, mean: RoundMean, state: State) -> tuple[Vector, State]:

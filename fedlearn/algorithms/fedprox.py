@@ -7,8 +7,8 @@ from typing import ClassVar, Literal
 from torch import nn
 
 from fedlearn.algorithms.algorithm import Algorithm, Correction, LocalRound
+from fedlearn.algorithms.pull import pull
 from fedlearn.core.settings import NonNegative, config
-from fedlearn.models.slots import is_slot
 
 
 @config
@@ -22,16 +22,4 @@ class FedProx(Algorithm):
 
     def correction(self, model: nn.Module, here: LocalRound) -> Correction | None:
         """The gradient of the term, which reads no record."""
-        return pull(model, self.proximal_mu) if self.proximal_mu else None
-
-
-def pull(model: nn.Module, mu: float) -> Correction:
-    """Adds the gradient of `mu/2 * |w - anchor|^2`; the anchor is what `model` holds now."""
-    anchor = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
-
-    def correct(moved: nn.Module) -> None:
-        for name, parameter in moved.named_parameters():
-            if parameter.requires_grad and parameter.grad is not None and not is_slot(name):
-                parameter.grad.add_(parameter.detach() - anchor[name], alpha=mu)
-
-    return correct
+        return pull(model, here.start, self.proximal_mu) if self.proximal_mu else None

@@ -11,13 +11,14 @@ from weakref import WeakKeyDictionary
 from torch import nn
 
 from fedlearn import models
-from fedlearn.algorithms import LocalSettings
+from fedlearn.algorithms import LocalSettings, unprotected
 from fedlearn.auditing import MislabelledAudit, SlotAudit
 from fedlearn.config.engine import RayEngine
 from fedlearn.config.terms import terms_of
 from fedlearn.data.persons import persons_in
 from fedlearn.mechanisms import ways_around
 from fedlearn.metrics.fairness import problems as fairness_problems
+from fedlearn.models.own_parts import own_problems
 from fedlearn.models.validate import batch_problems, dp_problems, record_problems
 from fedlearn.models.whitening import start_problems
 from fedlearn.screening import form_problem, scaling_problem
@@ -174,8 +175,53 @@ def _algorithm_problems(config: RunConfig) -> list[str]:
         optimizer=training.optimizer,
         momentum=training.momentum,
         shares_gradients=privacy.noise_from == "shares" and privacy.within_sites,
+        noised_alone=_noised_alone(config),
+        learning_rate=training.learning_rate,
     )
-    return config.strategy.problems(settings)
+    return [*config.strategy.problems(settings), *_personal_problems(config)]
+
+
+def _noised_alone(config: RunConfig) -> bool:
+    """Whether what a site trains has noise of its own wherever it is to have any."""
+    privacy = config.privacy
+    return privacy.unit == "none" or (privacy.within_sites and privacy.noise_from == "site")
+
+
+def _personal_problems(config: RunConfig) -> list[str]:
+    """What leaves a site's own model without a meaning, or without protection."""
+    part, strategy, found = config.training.personal, config.strategy, list[str]()
+    named = f"strategy={strategy.kind}" if strategy.personal else f"training.personal={part}"
+    if part != "none" and not _noised_alone(config):
+        found.append(unprotected(named))
+    if part != "none" and (strategy.corrects or strategy.remembers):
+        found.append(
+            f"training.personal={part}: strategy={strategy.kind} moves the steps of a site, or "
+            "keeps a model of its own, as if all of it were shared. Set strategy=fedavg, fedavgm, "
+            "fedadam or fedyogi, or training.personal=none"
+        )
+    if part == "head" and config.training.finetune == "head":
+        found.append(
+            "training.personal=head: with training.finetune=head nothing is trained but the head, "
+            "and nothing would be shared. Set training.personal=none with strategy=mr_mtl, or "
+            "train more (training.finetune=full)"
+        )
+    if config.personal and config.audit.kind != "none":
+        found.append(
+            f"audit={config.audit.kind}: measures what is sent of one model, and {named} gives "
+            "every site its own. Set audit=none, or audit the same run with strategy=fedavg and "
+            "training.personal=none"
+        )
+    if config.personal and config.training.average:
+        found.append(
+            f"training.average={config.training.average:g}: is a mean of shared models, and "
+            f"{named} has sites keep their own beside the last one. Set training.average=0.0"
+        )
+    if config.personal and config.training.keep != "last":
+        found.append(
+            f"training.keep={config.training.keep}: takes the shared model of some round, and "
+            f"{named} has sites keep their own beside the last one. Set training.keep=last"
+        )
+    return found
 
 
 def _device_problems(config: RunConfig) -> list[str]:
@@ -208,6 +254,12 @@ def task_problems(config: RunConfig, task: Task) -> list[str]:
         *augmentation_problems(config.training, task, frozen=frozen),
         *task.weight_problems(config.training.class_weights),
     ]
+
+
+def learner_problems(config: RunConfig, learner: models.Learner, task: Task) -> list[str]:
+    """What is wrong with a built model in a run: what it is to keep apart, and what to keep."""
+    own = own_problems(learner.model, config.training.personal)
+    return [*own, *private_learner_problems(config, learner, task)]
 
 
 def private_model_problems(config: RunConfig, model: nn.Module) -> list[str]:

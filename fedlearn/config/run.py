@@ -134,6 +134,21 @@ class RunConfig:
         return self.scenario.validates and self.evaluation != "none"
 
     @property
+    def personal(self) -> bool:
+        """Whether a site ends with a model of its own."""
+        return self.strategy.personal or self.training.personal != "none"
+
+    @property
+    def compares_own(self) -> bool:
+        """Whether sites test both, their own model and the shared one, which is one by itself."""
+        return self.strategy.personal and self.evaluation != "none"
+
+    @property
+    def remembers(self) -> bool:
+        """Whether sites keep a state of their own from round to round."""
+        return self.strategy.remembers or self.personal
+
+    @property
     def test_number(self) -> int | None:
         """The number under which the test is asked for once all rounds are made, however many
         these were; None where rounds are tested."""
@@ -241,7 +256,8 @@ def plan_of(
             records_per_step=records,
             uneven=sums.largest - sums.smallest,
         )
-    rates = training.sample_rate, training.local_steps, config.paid_rounds
+    steps = training.local_steps * config.strategy.trainings
+    rates = training.sample_rate, steps, config.paid_rounds
     besides = Besides(evaluation=_evaluations(config, task), screening=_screened(config, task))
     return _derived(config.privacy, *rates, population, besides)
 
@@ -264,15 +280,16 @@ def _evaluations(config: RunConfig, task: Task | None) -> Evaluations | None:
     if task is None:
         raise ValueError("private evaluation is planned for a task")
     layout, groups = task.noised_layout, len(groups_of(config.fairness))
-    # A record is in the sums of all records, and in those of one group.
-    times = 2 if groups else 1
+    # A record is in the sums of all records, in those of one group, and in those of its site's own
+    # model.
+    times = 1 + (groups > 0) + config.compares_own
     return Evaluations(
         rounds=config.rounds,
         every=config.evaluate_every,
         validated=config.validates,
         share=config.evaluation_share,
         weights=tuple(share / times for share in shares_of(layout)) * times,
-        dimension=sum(spec.size for spec in layout) * (1 + groups),
+        dimension=sum(spec.size for spec in layout) * (1 + groups + config.compares_own),
         hidden=config.secagg.hides and not config.secagg.two_servers,
     )
 

@@ -33,7 +33,7 @@ def terms_of(config: RunConfig) -> StudyTerms:
         scaling=scaling.kind if scaling and reads_records(scaling) else None,
         momentum=training.momentum,
         corrected=config.strategy.corrects or not config.stage.idle,
-        remembers=config.strategy.remembers,
+        remembers=config.remembers,
         step_share=config.robust.step_share if summed else None,
         change_norm=config.robust.change_norm if summed else None,
         pooled=config.partition.reads_site_files and config.partition.in_one_place(),

@@ -406,6 +406,8 @@ def evaluate_reply(reply: EvaluateReply) -> RecordDict:
     content = RecordDict({"metrics": _sums_record(reply.sums), "site": note})
     for i, sums in enumerate(reply.groups.values()):
         content[f"group-{i}"] = _sums_record(sums)
+    if reply.own is not None:
+        content["own"] = _sums_record(reply.own)
     return content
 
 
@@ -429,6 +431,7 @@ def read_evaluate_reply(content: RecordDict, layout: SumLayout) -> EvaluateReply
             for i, name in enumerate(_texts(note["groups"]))
         },
         withheld=_texts(note["withheld"]),
+        own=_read_sums(records["own"], layout) if "own" in records else None,
     )
 
 

@@ -75,7 +75,7 @@ class Facts:
             "measured": measured_texts(self.result.audit, self.language),
             "fewest_scores": FEWEST,
         }
-        return self.setup.texts(values, "card", "statement", "checklist", "whom")
+        return self.setup.texts(values, "card", "statement", "checklist", "whom", "own")
 
     @property
     def title(self) -> str:

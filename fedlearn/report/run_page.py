@@ -19,6 +19,7 @@ from fedlearn.report.explanations import Explanations, RecordExplained
 from fedlearn.report.facts import Facts
 from fedlearn.report.fairness import WhomTable, sites_plot, whom
 from fedlearn.report.measured import MeasuredPrivacy
+from fedlearn.report.own import OwnTable, own_tables
 from fedlearn.report.texts import bytes_text
 from fedlearn.report.verdict import Remark, verdict
 from fedlearn.results.result import ResultFile, RoundResult
@@ -65,6 +66,7 @@ class RunPage:
     cost_plot: Markup | None
     measured: MeasuredPrivacy | None
     whom: tuple[WhomTable, ...]
+    own: tuple[OwnTable, ...]
     reasons: Reasons | None
     traffic: dict[str, int]
     epsilon_note: str
@@ -89,6 +91,7 @@ def run_page(facts: Facts, explanations: Explanations | None = None) -> RunPage:
         if result.audit
         else None,
         whom=whom(facts),
+        own=own_tables(facts),
         reasons=reasons(explanations, result, facts.language) if explanations else None,
         traffic=traffic(result),
         epsilon_note=_epsilon_note(facts),

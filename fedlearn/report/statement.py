@@ -25,7 +25,7 @@ from fedlearn.results.result import PromiseFacts
 from fedlearn.tasks import ImageInput, Input, SeriesInput, TableInput, TextInput
 
 _PARTS: Final = ("promise", "meaning", "parent", "against", "not_covered")
-_BESIDE_THE_MODEL: Final = ("tests", "validation", "screening", "before_training", "public")
+_BESIDE_THE_MODEL: Final = ("tests", "own", "validation", "screening", "before_training", "public")
 _OF_A_PLAN: Final = ("kind", "unit", "noise_multiplier", "steps_per_round", "min_survivors")
 """What of a plan may be no field of it."""
 

@@ -25,6 +25,7 @@ from fedlearn.report.fairness import (
 )
 from fedlearn.report.gaps import all_gaps
 from fedlearn.report.measured import MeasuredPrivacy, measured_cell, measured_texts
+from fedlearn.report.own import OwnTable, compared_tables
 from fedlearn.report.runs import (
     Missing,
     Run,
@@ -90,6 +91,7 @@ class SweepPage:
     sites: tuple[str, ...]
     fairness: tuple[FairnessRow, ...]
     fairness_plot: Markup | None
+    own: tuple[OwnTable, ...]
     by_group: str
     """The column by which all runs tell groups of people apart; empty if they do not."""
     columns: tuple[str, ...]
@@ -128,6 +130,7 @@ def sweep_page(
         sites=sites,
         fairness=tuple(fairness(group, sites, gaps, language) for group in groups) if sites else (),
         fairness_plot=fairness_plot(groups, sites, language),
+        own=compared_tables(compared, language),
         by_group=shared_column(compared),
         columns=_columns(points, shared),
         rows=tuple(_row(run, points, shared, language) for run in runs),
@@ -281,7 +284,7 @@ def _texts(
         ),
         "hashes_of_data": dict.fromkeys(run.result.data.sha256 for run in runs),
     }
-    text: Texts = texts(values, "sweep")["sweep"]
+    text: Texts = texts(values, "own", "sweep")["sweep"]
     return text
 
 

@@ -211,6 +211,22 @@ class FairnessResult:
     groups: GroupsResult | None
 
 
+Take = Literal["own", "shared"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnResult:
+    """How sites' own models do beside the shared one, on the same test records."""
+
+    confidence: float
+    all_sites: dict[str, Measured]
+    """Every site's test records by its own model, together."""
+    per_site: dict[str, dict[str, Measured]]
+    """Empty where only the sum over all sites was opened."""
+    take: dict[str, Take]
+    """Which model a site is to take, by a rule that looks at no test record."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class SitePrivacy:
     """What a site has spent in this run."""
@@ -332,6 +348,8 @@ class ResultFile:
     """Null where nothing was compared with: in every deployment, where nobody has all records."""
     fairness: FairnessResult | None = None
     """Null until the run has ended."""
+    own: OwnResult | None = None
+    """Null until the run has ended, and where sites have no model beside the shared one."""
     calibration: Calibration | None = None
     """Of the final model; null until the run has ended, and where too little is tested."""
     by_class: ByClass | None = None

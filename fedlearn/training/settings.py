@@ -23,6 +23,7 @@ from fedlearn.training.device import Device
 Precision = Literal["fp32", "bf16"]
 Engine = Literal["fast", "opacus"]
 Keep = Literal["last", "best"]
+Own = Literal["none", "head", "norm"]
 
 
 @config
@@ -76,6 +77,9 @@ class Training:
     patience: Annotated[Natural, Field(exclude_if=lambda count: count == 0)] = 0
     """Validations in a row that find no better model, after which the run ends; 0: it never does.
     Noise is planned for all rounds, and what a run promises stays that of all of them."""
+    personal: Annotated[Own, Field(exclude_if=lambda own: own == "none")] = "none"
+    """What of a model stays with its owner: nothing, the head, or the layers that normalise. It is
+    trained in the same steps as the rest, and no change of it leaves the site."""
     finetune: Mode = "full"
     """What is trained, sent, clipped and counted: the whole model, its head, or its last stages."""
     last_k: Count = 1

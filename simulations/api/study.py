@@ -13,7 +13,7 @@ from torch import nn
 
 from fedlearn import models
 from fedlearn.config import RunConfig, compose
-from fedlearn.config.contradictions import private_learner_problems, task_problems
+from fedlearn.config.contradictions import learner_problems, task_problems
 from fedlearn.core.errors import ConfigError, DataError, counted, refuse
 from fedlearn.core.rng import Streams
 from fedlearn.data.arrays import PREFIX
@@ -234,7 +234,7 @@ def _check_model(config: RunConfig, task: Task) -> None:
         return
     part = config.training.trained_part
     learner = models.build(config.model, task, Streams(config.seed), part)
-    refuse(private_learner_problems(config, learner, task), ConfigError)
+    refuse(learner_problems(config, learner, task), ConfigError)
 
 
 def in_this_process(config: RunConfig) -> None:

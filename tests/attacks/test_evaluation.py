@@ -313,7 +313,8 @@ def test_private_sums__are_the_same_however_few_records_are_added_up_at_a_time(
     assert plan is not None
     request = TrainRequest(note=federation.note(2, len(SITES)), model=federation.progress.model)
     graded, held = np.random.default_rng(0).dirichlet([1, 1], number), list[int]()
-    whole, counted = evaluation.noised(site, plan, request, graded), whole_numbers
+    answers = evaluation.Answers(graded)
+    whole, counted = evaluation.noised(site, plan, request, answers), whole_numbers
 
     def watched(added: NDArray[np.float64], *rest: Any) -> NDArray[np.int64]:
         held.append(added.size)
@@ -321,7 +322,7 @@ def test_private_sums__are_the_same_however_few_records_are_added_up_at_a_time(
 
     monkeypatch.setattr(evaluation, "whole_numbers", watched)
     monkeypatch.setattr(evaluation, "_NUMBERS", 3 * sum(s.size for s in site.task.noised_layout))
-    np.testing.assert_array_equal(evaluation.noised(site, plan, request, graded), whole)
+    np.testing.assert_array_equal(evaluation.noised(site, plan, request, answers), whole)
     assert max(held) <= evaluation._NUMBERS
     assert len(held) == -(-number // 3) > 1
 
@@ -366,7 +367,7 @@ def test_sum_of_private_figures__is_opened_as_one_and_read_with_its_noise(
     whole = evaluation.noised
 
     def noised(
-        site: Site, plan: object, request: TrainRequest, answers: NDArray[np.float64]
+        site: Site, plan: object, request: TrainRequest, answers: evaluation.Answers
     ) -> NDArray[np.int64]:
         exact[site.name] = evaluation.exact(site, 1, answers)
         return whole(site, plan, request, answers)  # type: ignore[arg-type]
@@ -452,9 +453,9 @@ def test_record__that_a_model_fails_on_adds_nothing_to_a_private_evaluation_and_
 
     taken = evaluation.noised
 
-    def watched(site: Site, plan: Any, request: Any, answers: NDArray[np.float64]) -> Any:
+    def watched(site: Site, plan: Any, request: Any, answers: evaluation.Answers) -> Any:
         if site.name == VICTIM:
-            seen.append(answers)
+            seen.append(answers.shared)
         return taken(site, plan, request, answers)
 
     lab = Lab.make(tmp_path, *OFF, policy=CLEAR)

@@ -20,8 +20,7 @@ from numpy.typing import NDArray
 
 from clients.own_state import OwnState
 from clients.owner import owner_of
-from clients.site import TEST_NOISE, Site, open_site
-from fedlearn.config import RunConfig, compose
+from clients.site import TEST_NOISE
 from fedlearn.core.errors import ConfigError, DataError
 from fedlearn.core.vector import Vector
 from fedlearn.flower import messages as flower
@@ -35,10 +34,9 @@ from server.stop import Stop
 from simulations.run import simulate
 from tests.effort import slow_but
 
-from .relay import Relay, Step, federate
+from .relay import Relay, Step
+from .unlike import RATE, SITES, STEPS, config_of, site_of, start, words_of
 
-SITES = ("amber", "birch", "cedar")
-STEPS, RATE = 5, 0.4
 Sites = Mapping[str, NDArray[np.float32]]
 
 
@@ -49,36 +47,7 @@ def seeded_noise(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def words(tmp_path: Path) -> list[str]:
-    """Three sites of unequal size whose records differ: who is ill at one is well at the next."""
-    rng = np.random.default_rng(1)
-    rows = [
-        f"{x:.4f},{y:.4f},{site},{int(x * (i - 1) + y + 0.3 * rng.normal() > 0)}"
-        for i, (site, count) in enumerate(zip(SITES, (15, 30, 55), strict=True))
-        for x, y in rng.normal(size=(count, 2))
-    ]
-    path = tmp_path / "my.csv"
-    path.write_text("\n".join(["x,y,site,ill", *rows]))
-    return [
-        "scenario=csv", f"scenario.path={path}", "scenario.label=ill", "scenario.site=site",
-        "model.architecture=linear", "privacy=none", "secagg=off", "transport=plain", "rounds=6",
-        f"training.local_steps={STEPS}", "training.sample_rate=1.0",
-        f"training.learning_rate={RATE}", "training.nominal_records=30", "strategy=scaffold",
-        f"out={tmp_path / 'run'}",
-    ]  # fmt: skip
-
-
-def config_of(words: list[str], *changes: str) -> RunConfig:
-    keys = {change.split("=")[0] for change in changes}
-    return compose([*(word for word in words if word.split("=")[0] not in keys), *changes])
-
-
-def start(config: RunConfig) -> tuple[Federation, Relay]:
-    relay = Relay(config)
-    return federate(config, relay), relay
-
-
-def site_of(config: RunConfig, name: str) -> Site:
-    return open_site(owner_of(config, name), config)
+    return [*words_of(tmp_path), "strategy=scaffold"]
 
 
 def own_states(federation: Federation) -> Sites:

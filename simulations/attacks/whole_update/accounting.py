@@ -21,7 +21,8 @@ _ROUNDED: Final = 0.02
 
 def accounted(config: RunConfig, plan: PrivacyPlan, result: ResultFile) -> tuple[bool, str]:
     """Whether the promise is no less than a second accountant gives for the steps of the config."""
-    steps = config.rounds * (config.training.local_steps if plan.within_sites else 1)
+    each = config.training.local_steps * config.strategy.trainings
+    steps = config.rounds * (each if plan.within_sites else 1)
     rate = plan.sample_rate if plan.within_sites or not plan.cohort_known else 1.0
     history = ((plan.noise_multiplier, rate, steps), *_tested(config, plan), *_screened(plan))
     least = least_epsilon(history, plan.delta)

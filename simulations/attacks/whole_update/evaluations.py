@@ -54,7 +54,7 @@ def checks_of_evaluation(
 ) -> list[Check]:
     """What noised test sums of a site show, by the `model` of a run."""
     whole = with_slots(site.layout, model)
-    graded = evaluation.graded(site, request_of(whole, site.config.rounds))
+    graded = evaluation.graded(site, request_of(whole, site.config.rounds)).shared
     rows = np.sort(coins.permutation(len(graded))[:_MOST_RECORDS])
     made = _Tests(site, plan, graded[rows], rows)
     return [
@@ -92,7 +92,7 @@ class _Tests:
             vars(site)["noise_of_tests"] = lambda of: Steered(own(of), source, None)
         nothing = request_of(np.zeros(0, np.float32), number)
         with np.errstate(all="ignore"):
-            return evaluation.noised(site, self.plan, nothing, graded)
+            return evaluation.noised(site, self.plan, nothing, evaluation.Answers(graded))
 
     def repeated(self, graded: Floats, rows: NDArray[np.int64], seed: bytes) -> Whole:
         """The same in the last round, with noise that repeats."""
