@@ -35,6 +35,7 @@ COMMANDS: Final = (
     operations.queue_resume,
     *(studies.studies_list, studies.studies_show, studies.studies_approve),
     *(studies.studies_refuse, studies.studies_pause, studies.studies_withdraw),
+    studies.desk,
     *(results.report, results.audit),
     *(data.data_list, data.data_fetch, data.data_check),
     *(keys.keys_new, keys.keys_show, keys.keys_certificate),

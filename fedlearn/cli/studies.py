@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -105,3 +106,30 @@ studies_withdraw = _deciding(
     "withdraw",
     "End the site's part in a study for good, at once; what was spent and given is not taken back.",
 )
+
+
+@command(
+    "desk",
+    "desk site.yaml",
+    _FILE,
+    takes("--port", "on which the page is (default: a free one)", "PORT", type=int, default=0),
+    takes(
+        "--address",
+        "of this machine's loopback (default: 127.0.0.1)",
+        choices=("127.0.0.1", "::1"),
+        default="127.0.0.1",
+    ),
+)
+def desk(options: argparse.Namespace) -> None:
+    """A page in the browser of this machine: studies that wait with their terms, approve, refuse,
+    pause and withdraw, the budget and what was spent, refusals, receipts."""
+    from clients.desk.server import serve
+
+    if not 0 <= options.port < 65536:
+        raise ConfigError(f"--port={options.port}: must be from 1 to 65535")
+    serve(Path(options.file), options.address, options.port, _say)
+
+
+def _say(lines: Sequence[str]) -> None:
+    for line in lines:
+        print(line, flush=True)

@@ -46,6 +46,7 @@ CASES = [
     "status nosuch",
     f"queue add nosuch {HEART}",
     "studies list nosuch",
+    "desk nosuch",
 ]
 
 
