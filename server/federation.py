@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from fedlearn.agreement import request_digest
 from fedlearn.algorithms import RoundMean, cohort_size
+from fedlearn.config.terms import terms_of
 from fedlearn.core.errors import FedlearnError, PrivacyError, ProtocolError
 from fedlearn.core.rng import Streams
 from fedlearn.core.vector import Vector
@@ -378,6 +379,7 @@ class Federation(RunState):
             model=model,
             extra={name: vector for name, vector in mean.items() if name != MODEL},
             share=share,
+            noise=self.plan.noise_in_mean(terms_of(self.config), len(sites)) if self.plan else 0.0,
         )
         self.progress.model, self.progress.algorithm = self.algorithm.server(
             found, self.progress.algorithm

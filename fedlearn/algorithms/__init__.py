@@ -10,6 +10,7 @@ from fedlearn.algorithms.algorithm import (
     Vectors,
     cohort_size,
 )
+from fedlearn.algorithms.boosting import Boosting
 from fedlearn.algorithms.fedavg import FedAvg
 from fedlearn.algorithms.fedavgm import FedAvgM
 from fedlearn.algorithms.fedopt import FedAdam, FedYogi
@@ -22,6 +23,7 @@ from fedlearn.core.registry import Family
 __all__ = [
     "ALGORITHMS",
     "Algorithm",
+    "Boosting",
     "Correction",
     "Ditto",
     "FedAdam",
@@ -47,6 +49,6 @@ __all__ = [
 ALGORITHMS: Family[Algorithm] = Family(
     "strategy",
     "fedlearn.algorithms",
-    (FedAvg, FedProx, FedAvgM, FedAdam, FedYogi, Scaffold, Ditto, MrMtl, GivenStep),
+    (FedAvg, FedProx, FedAvgM, FedAdam, FedYogi, Scaffold, Boosting, Ditto, MrMtl, GivenStep),
     Algorithm,
 )

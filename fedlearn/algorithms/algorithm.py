@@ -57,7 +57,9 @@ class RoundMean:
 
     `before` and `model` are the global model and the mean of the sites' models, `extra` the
     means of what travels besides; `number` counts rounds from 1. `share` is that of the sites
-    that the mean stands for among all: weights in the mean over weights of all sites.
+    that the mean stands for among all: weights in the mean over weights of all sites. `noise` is
+    the standard deviation of what privacy has added to each value of `model`, which is public; 0
+    where there is none, or nothing is known of it.
     """
 
     number: int
@@ -65,6 +67,7 @@ class RoundMean:
     model: Vector
     extra: Vectors
     share: float
+    noise: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any, Final, Literal, get_args, get_origin, get_type_hints
 
 from pydantic_core import to_jsonable_python
@@ -65,6 +65,15 @@ def with_value(group: str, value: str) -> Iterator[str]:
         for name, hint in get_type_hints(option).items():
             if name != "kind" and get_origin(hint) is Literal and value in get_args(hint):
                 yield f"{group}={registry.kind_of(option)} {group}.{name}={value}"
+
+
+def brought(words: Sequence[str]) -> tuple[str, ...]:
+    """The strategy that a model brings, as a word, where words choose the model and none."""
+    chosen = dict(word.partition("=")[::2] for word in words)
+    option = MODELS.known.get(chosen.get("model", ""))
+    if option is None or not option.strategy or "strategy" in chosen:
+        return ()
+    return (f"strategy={option.strategy}",)
 
 
 def values_of(group: str, option: str) -> dict[str, Any] | None:

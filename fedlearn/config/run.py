@@ -22,6 +22,7 @@ from fedlearn.config import contradictions
 from fedlearn.config.composition import sift
 from fedlearn.config.decoding import decode, to_tree
 from fedlearn.config.engine import Engine
+from fedlearn.config.groups import brought
 from fedlearn.config.parent import Parent, parent_of
 from fedlearn.config.reported import Reported
 from fedlearn.config.study import study_hash, study_text
@@ -174,7 +175,7 @@ def compose(overrides: Sequence[str]) -> RunConfig:
     Raises:
         ConfigError: with every problem, one line each.
     """
-    tree, _, found = sift(overrides)
+    tree, _, found = sift([*overrides, *brought(overrides)])
     try:
         config = load(without_unset(tree))
     except ConfigError as error:

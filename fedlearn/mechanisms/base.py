@@ -368,6 +368,11 @@ class Plan:
         """
         return None
 
+    def noise_in_mean(self, terms: StudyTerms, sites: int) -> float:
+        """Standard deviation of the noise in each value of the mean of `sites` models, after a
+        round of plain steps of gradient descent; of what sites send as a whole, its share."""
+        return self.noise_stddev / sites
+
     @property
     def protects_alone(self) -> bool:
         """Whether the promise holds as well where a single update is seen, or told from sums."""

@@ -274,6 +274,13 @@ class DistributedPlan(Plan):
         noise = math.sqrt(heavier * self.share_stddev**2 + rounding)
         return Reach(signal=signal, noise=noise, clips=True)
 
+    def noise_in_mean(self, terms: StudyTerms, sites: int) -> float:
+        """Of one sum over all sites; of single records, for one common step."""
+        if not self.within_sites:
+            return self.noise_stddev / self.num_clients
+        records = self.num_clients * terms.sample_rate * terms.nominal_records
+        return terms.learning_rate * self.noise_stddev / records
+
     def cost(self, survivors: int) -> DiscreteSumEvent:
         """Noise in shares is counted for the sites that are in the sum."""
         return self.event(survivors) if survivors >= self.min_survivors else self.round_event

@@ -15,6 +15,7 @@ from fedlearn.core.rng import Streams
 from fedlearn.core.vector import Vector, load_vector
 from fedlearn.models.cnn import Cnn
 from fedlearn.models.custom import Custom, check_module
+from fedlearn.models.ebm import Ebm
 from fedlearn.models.finetune import Finetune, Learner, cut, stages
 from fedlearn.models.given import GivenModel
 from fedlearn.models.huggingface import HuggingFaceModel
@@ -50,6 +51,7 @@ MODELS: Family[Model] = Family(
     "fedlearn.models",
     (
         Tabular,
+        Ebm,
         Cnn,
         ResNet,
         ViT,

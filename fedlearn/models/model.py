@@ -50,6 +50,8 @@ class Model(ABC):
     they are: nothing is drawn before, and nothing copied but what is trained."""
     searches: ClassVar[bool] = False
     """Whether it finds documents for queries."""
+    strategy: ClassVar[str] = ""
+    """The strategy that comes with it where `model=KIND` is chosen and no strategy is."""
     any_length: ClassVar[bool] = False
     """Whether it takes texts that are shorter than those of its task."""
 

@@ -158,6 +158,7 @@ MODELS = [
     ["model.architecture=linear"],
     ["model.architecture=mlp", "training.sample_rate=0.25", "training.local_steps=3"],
     ["model.architecture=ft_transformer", "model.width=8", "strategy=fedyogi"],
+    ["model=ebm"],
 ]
 
 
@@ -174,7 +175,7 @@ def test_simulate__without_privacy_repeats_bit_for_bit(
 
 
 RESUMED = [["strategy=fedavg"], ["strategy=fedprox"], ["strategy=fedadam"], ["strategy=fedyogi"],
-           ["strategy=fedavgm", "training.average=0.7"]]  # fmt: skip
+           ["model=ebm"], ["strategy=fedavgm", "training.average=0.7"]]  # fmt: skip
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ from fedlearn import models
 from fedlearn.core.rng import Streams
 from fedlearn.core.vector import load_vector, to_vector
 from fedlearn.models.cnn import Cnn
+from fedlearn.models.ebm import Ebm
 from fedlearn.models.resnet import ResNet
 from fedlearn.models.scattering import Scattering
 from fedlearn.models.sequence import Sequence
@@ -161,7 +162,16 @@ def sequence_cases() -> Iterator[Case]:
         yield Case(name=f"sequence-{name}", config=config, input=series, classes=3)
 
 
-CASES = (*tabular_cases(), *image_cases(), *text_cases(), *sequence_cases())
+def ebm_cases() -> Iterator[Case]:
+    # Of few records each bin must have one.
+    config = Ebm(bins=2, levels=2, ranges={f"x{i}": (-1, 1) for i in range(1, 6)})
+    for name in ("numeric", "categorical", "mixed"):
+        yield Case(name=f"ebm-{name}", config=config, input=TABLES[name], classes=2)
+    cut = replace(config, ranges={}, edges={f"x{i}": (-1e3, 0.0, 5.0) for i in range(1, 4)})
+    yield Case(name="ebm-squashed", config=cut, input=TABLES["squashed"], classes=3)
+
+
+CASES = (*tabular_cases(), *ebm_cases(), *image_cases(), *text_cases(), *sequence_cases())
 
 
 def perturb(model: nn.Module) -> None:
