@@ -18,7 +18,7 @@ import numpy as np
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from clients import evaluation, groups, joining, openings, payment, screening
+from clients import evaluation, groups, joining, openings, payment, screening, statistics
 from clients.conduct import Conduct
 from clients.form import held_form
 from clients.ledger.receipts import check_grown, sign
@@ -284,12 +284,17 @@ def _screen(message: Message, context: Context, site: Site) -> RecordDict:
     note, plan = flower.read_note(message), joining.plan_of(site, context)
     if note is None:
         raise ProtocolError(SERVER, "screen", "the message names no run")
-    summing = client_of(site, context, "screen", 0)
+    alone = site.config.statistics.by_site
+    summing = None if alone else client_of(site, context, "screen", 0)
     asked = request_digest(note, np.zeros(0, np.float32), {})
     if summing and (stored := summing.answered(message, asked)):
         return flower.summed_reply(site.name, stored, ())
-    spent = screening.begin(site, context, plan, note)
-    found = screening.given(site, context, plan, note.run_id)
+    if site.config.statistics.idle:
+        spent = screening.begin(site, context, plan, note)
+        found = screening.given(site, context, plan, note.run_id)
+    else:
+        spent = statistics.begin(site, context, plan, note)
+        found = statistics.given(site, plan)
     if summing is None:
         return flower.noised_reply(site.name, found, spent)
     mine = Update(values=np.zeros(0, np.float32), counters=tuple(found.tolist()))

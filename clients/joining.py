@@ -43,6 +43,9 @@ from fedlearn.secagg.keys import is_usable
 
 _BEFORE: Final = frozenset({flower.DESCRIBE, flower.RECEIPT, flower.OPEN})
 """What is asked while it is not settled yet who takes part."""
+_OF_STATISTICS: Final = _BEFORE | {flower.HELLO, flower.JOIN, flower.DRAW, flower.SCREEN}
+"""What a site answers, besides the steps of masks, in a run that trains nothing: its plan has noise
+for one release alone."""
 
 
 # --- who this site is --------------------------------------------------------------
@@ -114,6 +117,9 @@ def check_request(message: Message, context: Context, config: RunConfig, owner: 
     tests = step == MessageType.EVALUATE and note is not None and note.round == config.test_number
     if note is not None and note.round not in rounds and not tests:
         raise ProtocolError(SERVER, step, f"round {note.round} is none of rounds={config.rounds}")
+    within = step in _OF_STATISTICS or step.startswith(flower.SECAGG)
+    if not config.statistics.idle and not within:
+        raise ProtocolError(SERVER, step, "the run makes a table of figures, and trains nothing")
     if not needs_key(config, owner):
         return
     joined = joined_run(context, step)

@@ -202,7 +202,7 @@ def describe(
         in_shares=config.privacy.noise_from == "shares",
         colluders=config.privacy.colluders,
         deployed=deployed is not None,
-        evaluation=config.evaluation,
+        evaluation=config.evaluation_seen,
         evaluations=len(config.evaluated),
         group_column=groups.column if groups else "",
         smallest_group=groups.smallest if groups else 0,

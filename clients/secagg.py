@@ -22,7 +22,7 @@ import numpy as np
 from flwr.app import Context, Message, RecordDict
 from numpy.typing import NDArray
 
-from clients import groups, screening
+from clients import groups
 from clients.joining import identity_of, joined_run, plan_of
 from clients.site import Site
 from fedlearn.agreement import (
@@ -41,6 +41,7 @@ from fedlearn.agreement import (
     sites_in_sum,
     stack_of,
 )
+from fedlearn.config import first_layout
 from fedlearn.core.errors import ProtocolError
 from fedlearn.core.ring import RingVector, pack
 from fedlearn.core.rng import Streams
@@ -232,7 +233,10 @@ class SecAggClient(ABC, Generic[S]):
             proved = self.site.config.robust.proves
             return payload_of(self._form, self.settings, sites, bound, proved=proved)
         if self.part == "screen":
-            return screen_payload(self.settings, sites, screening.layout_in(self.site))
+            table = first_layout(self.site.config, self.site.task)
+            if table is None:
+                raise ProtocolError(SERVER, "screen", "the run sums no tables")
+            return screen_payload(self.settings, sites, table)
         layout, fairness = self.site.task.sum_layout, self.site.config.fairness
         own = self.site.config.compares_own
         return evaluate_payload(self.settings, sites, layout, fairness, self._plan, own=own)

@@ -35,6 +35,7 @@ if _TYPE_CHECKING:
     from simulations.api.generating import generate
     from simulations.api.result import Result, load_run
     from simulations.api.running import audit, simulate
+    from simulations.api.statistics import TableOne, statistics
     from simulations.api.study import Study
 
 __version__ = "0.2.0"
@@ -56,6 +57,7 @@ __all__ = [
     "StoppedError",
     "Study",
     "Sweep",
+    "TableOne",
     "__version__",
     "audit",
     "compare",
@@ -64,6 +66,7 @@ __all__ = [
     "generate",
     "load_run",
     "simulate",
+    "statistics",
 ]
 
 # Flower phones home, looks for updates and installs packages at run time by default,
@@ -95,6 +98,7 @@ _PLACES = {
     "Result": "simulations.api.result:Result",
     "Study": "simulations.api.study:Study",
     "Sweep": "simulations.api.comparison:Sweep",
+    "TableOne": "simulations.api.statistics:TableOne",
     "audit": "simulations.api.running:audit",
     "compare": "simulations.api.comparison:compare",
     "distill": "simulations.api.distilling:distill",
@@ -102,6 +106,7 @@ _PLACES = {
     "generate": "simulations.api.generating:generate",
     "load_run": "simulations.api.result:load_run",
     "simulate": "simulations.api.running:simulate",
+    "statistics": "simulations.api.statistics:statistics",
 } | {name: f"fedlearn.core.errors:{name}" for name in __all__ if name.endswith("Error")}
 """Where the public names are; the types above say the same to editors."""
 

@@ -23,6 +23,7 @@ from fedlearn.config.terms import terms_of
 from fedlearn.core.errors import ConfigError, counted
 from fedlearn.core.vector import Vector, vector_digest
 from fedlearn.crypto.codec import sorted_names
+from fedlearn.figures import TableLayout
 from fedlearn.mechanisms import UNPROTECTED, EvaluationPlan, PrivacyPlan
 from fedlearn.mechanisms.reach import SumBound
 from fedlearn.metrics.fairness import Fairness, groups_of
@@ -235,9 +236,11 @@ def masks_of(
 
 
 def least_of(plan: PrivacyPlan | None, min_cohort: int, part: Part = "train") -> int:
-    """The fewest sites whose sum may be opened; of test sums, where noise in shares counts on
-    them."""
-    counts = part == "train" or (part == "evaluate" and plan is not None and plan.evaluation)
+    """The fewest sites whose sum may be opened; of other sums than those of updates, where noise
+    in shares counts on them."""
+    besides = {} if plan is None else {"evaluate": plan.evaluation, "screen": plan.screening}
+    paid = besides.get(part)
+    counts = part == "train" or (paid is not None and (part != "screen" or paid.shares > 1))
     return max(min_cohort, plan.min_survivors if plan and counts else 0)
 
 
@@ -283,8 +286,10 @@ def evaluate_payload(
     return Payload.plan(settings, num_clients=sites, num_values=0, num_counters=counters)
 
 
-def screen_payload(settings: SecAggSum, sites: int, layout: ScreeningLayout) -> Payload:
-    """The form of what a site adds to the sums that sites compare their tables by: counters."""
+def screen_payload(
+    settings: SecAggSum, sites: int, layout: ScreeningLayout | TableLayout
+) -> Payload:
+    """The form of what a site adds to the sums of a table before the first round: counters."""
     return Payload.plan(settings, num_clients=sites, num_values=0, num_counters=layout.size)
 
 

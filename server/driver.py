@@ -35,6 +35,7 @@ from fedlearn.config import RunConfig, sizes_of
 from fedlearn.core.errors import ConfigError, ProtocolError, counted, refuse
 from fedlearn.core.vector import Layout
 from fedlearn.crypto.codec import sorted_names
+from fedlearn.figures import TableLayout
 from fedlearn.flower import messages as flower
 from fedlearn.flower import private
 from fedlearn.flower.grid import SiteGrid, Tally
@@ -174,8 +175,10 @@ class SecAggDriver(ABC, Generic[S]):
             raise UnusableError(str(error)) from None
         return tested
 
-    def screen(self, messages: Sequence[Message], request: bytes, layout: ScreeningLayout) -> Sum:
-        """The sums that sites compare their tables by, over those that survive.
+    def screen(
+        self, messages: Sequence[Message], request: bytes, layout: ScreeningLayout | TableLayout
+    ) -> Sum:
+        """The sums of tables before the first round, over the sites that survive.
 
         Raises:
             ProtocolError: too few sites are left; nothing is released.
@@ -248,6 +251,9 @@ class SecAggDriver(ABC, Generic[S]):
             ConfigError: too few bits, steps too coarse, or a cohort too small for its
                 threshold or for `secagg.min_cohort`.
         """
+        if not self.config.statistics.idle:
+            self._check_statistics()
+            return
         self.train_payload()
         route_of(self.config, self.plan).check(stack_of(self.config, self.layout.size))
         cohort = cohort_size(self.config.strategy, len(self.sites))
@@ -269,6 +275,15 @@ class SecAggDriver(ABC, Generic[S]):
             self._degree(cohort, "evaluate")
         if not self.config.screening.idle:
             self._degree(len(self.sites), "screen")
+
+    def _check_statistics(self) -> None:
+        """The same where tables are summed once, and nothing else."""
+        sites, least = len(self.sites), self._fewest("screen")
+        if sites < least:
+            raise ConfigError(
+                [f"secagg.min_cohort={least}: {counted(sites, 'site')} take part. Invite more"]
+            )
+        self._degree(sites, "screen")
 
     def _tell_of_chance(self, sizes: Sizes) -> None:
         """What chance does to those who are summed with a site, before anybody is asked."""

@@ -78,6 +78,8 @@ class Federation(RunState):
         Raises:
             PoisonedError: more rounds were refused than may be.
         """
+        if not self.config.statistics.idle:
+            return False
         most = self.config.robust.most_refused
         if sum(one.refused is not None for one in self.progress.rounds) > most:
             last = next(one.refused for one in reversed(self.progress.rounds) if one.refused)

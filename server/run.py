@@ -45,6 +45,7 @@ from fedlearn.results.result import (
     ValidationResult,
     this_environment,
 )
+from fedlearn.results.statistics import write_statistics
 from fedlearn.tasks import Task
 from server.admission import SIMULATED, Admission
 from server.audit import append_seen
@@ -56,6 +57,7 @@ from server.helper import RemoteHelper
 from server.run_cost import privacy_result, screening_result
 from server.run_state import Progress
 from server.screening import screen
+from server.statistics import OpenedTable, figures, gather
 from server.stop import Stop
 from server.tracking import check_tracking, tracked
 from server.validation import Validation
@@ -188,6 +190,8 @@ def _train(
     try:
         with stop.ending_first():
             screen(federation)
+            if not federation.config.statistics.idle:
+                report.statistics(gather(federation))
         report.checkpoint()
         while federation.goes_on:
             number = len(federation.progress.rounds) + 1
@@ -315,6 +319,18 @@ class Reporter:
                 kept=progress.validation.model if progress.validation else None,
             )
         )
+
+    def statistics(self, opened: OpenedTable) -> None:
+        """Write what the sums of tables say."""
+        privacy = _privacy(self.federation)
+        promise = privacy.promise
+        found = figures(
+            self.federation,
+            opened,
+            privacy.statement,
+            real_noise=promise is not None and promise.noise_is_private,
+        )
+        write_statistics(self.folder.path, found)
 
     def end(self, status: Status, reason: str | None = None) -> ResultFile:
         """Write the last `result.json` of this process."""

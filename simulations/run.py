@@ -28,6 +28,7 @@ from fedlearn.prediction import found_categories, row_scenario, unnamed_categori
 from fedlearn.results.categories import keep_categories
 from fedlearn.results.folder import RunFolder
 from fedlearn.results.result import ResultFile, RoundResult
+from fedlearn.results.statistics import named, read_statistics, write_statistics
 from server.app import make_app
 from server.enrol import enrol, plan_for, secagg_driver
 from server.federation import Federation
@@ -65,12 +66,14 @@ def simulate(
     # Only what outlives the run: a ledger in the run's own folder is nobody else's.
     with claimed(owned_ledgers(config, names)):
         chosen = None if only is None else names.index(only)
-        if only is None and client is honest:
+        if only is None and client is honest and config.statistics.idle:
             listener = _Comparing(config, listener)
         if config.audit.kind != "none":
             listener = _Measuring(config, listener)
         _run(config, sizes, listener, stop, chosen, client)
-    if only is None and client is honest:
+    if not config.statistics.idle:
+        _name_categories(config)
+    elif only is None and client is honest:
         _keep_categories(config)
 
 
@@ -79,6 +82,16 @@ def _keep_categories(config: RunConfig) -> None:
     rows, unnamed = row_scenario(config.scenario), _unnamed(config)
     if rows is not None and unnamed:
         keep_categories(Path(config.out), found_categories(rows, unnamed))
+
+
+def _name_categories(config: RunConfig) -> None:
+    """Write the names of categories that are not public into the figures of a simulation: of those
+    that have been let through, and of no others."""
+    rows, unnamed = row_scenario(config.scenario), _unnamed(config)
+    if rows is not None and unnamed:
+        folder = Path(config.out)
+        found = named(read_statistics(folder), found_categories(rows, unnamed))
+        write_statistics(folder, found)
 
 
 def _unnamed(config: RunConfig) -> tuple[str, ...]:

@@ -23,6 +23,7 @@ from fedlearn.cli import (
     results,
     runs,
     searching,
+    statistics,
     studies,
 )
 from fedlearn.cli.form import Help, add
@@ -37,7 +38,7 @@ COMMANDS: Final = (
     *(studies.studies_refuse, studies.studies_pause, studies.studies_withdraw),
     studies.desk,
     *(results.report, results.audit),
-    *(data.data_list, data.data_fetch, data.data_check),
+    *(data.data_list, data.data_fetch, data.data_check, statistics.statistics),
     *(keys.keys_new, keys.keys_show, keys.keys_certificate),
     *(keys.roster_sign, keys.roster_pin, keys.roster_show),
     *(results.ledger_show, results.ledger_verify),

@@ -33,6 +33,25 @@ class _WithOptions(str):
         return f"{self} {'; '.join(listed)}"
 
 
+_STATISTICS = takes(
+    "--statistics",
+    "take ranges and categories of columns from what `fedlearn statistics` has found",
+    "statistics.yaml",
+    there=ConfigError,
+)
+
+
+def _with_statistics(options: argparse.Namespace) -> None:
+    """Put what a file of figures stands for before the words, which go before it."""
+    if options.statistics is not None:
+        from fedlearn.config.composition import split
+        from fedlearn.results.statistics import words_of
+
+        given = {split(word)[0].lstrip("+~") for word in options.overrides}
+        found = [one for one in words_of(Path(options.statistics)) if split(one)[0] not in given]
+        options.overrides = [*found, *options.overrides]
+
+
 @command(
     "simulate",
     "simulate experiment=medical_heart privacy=none rounds=5 out=runs/open",
@@ -43,6 +62,7 @@ class _WithOptions(str):
         there=ConfigError,
     ),
     takes("--cfg", "show the config that would be run, and run nothing", action="store_true"),
+    _STATISTICS,
     takes(
         "overrides",
         _WithOptions("what to change, as Hydra overrides. Groups and their options:"),
@@ -53,6 +73,7 @@ class _WithOptions(str):
 )
 def simulate(options: argparse.Namespace) -> None:
     """One federated run on this machine."""
+    _with_statistics(options)
     if options.config is None:
         _refuse_words(options)
     if options.cfg:
@@ -127,6 +148,7 @@ def _config(options: argparse.Namespace) -> tuple[RunConfig, tuple[str, ...]]:
         "--data", "what `fedlearn data check` understands", "FILE", required=True, there=DataError
     ),
     takes("--label", "the column to predict, where it is not the likeliest", "NAME"),
+    _STATISTICS,
     takes(
         "overrides",
         "what is set otherwise, as for `fedlearn simulate`",
@@ -141,6 +163,7 @@ def new(options: argparse.Namespace) -> None:
     from fedlearn.core.files import shortest
     from simulations.new_study import new_study
 
+    _with_statistics(options)
     folder, data = Path(options.folder), Path(options.data)
     path, found = new_study(folder, data, options.label, options.overrides)
     for note in found.notes:

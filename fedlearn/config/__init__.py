@@ -15,10 +15,12 @@ if _TYPE_CHECKING:
         RunConfig,
         begun,
         compose,
+        first_layout,
         load,
         plan_of,
         screened_layout,
         sizes_of,
+        statistics_layout,
         without_unset,
     )
 
@@ -29,10 +31,12 @@ __all__ = [
     "compose",
     "decode",
     "encode",
+    "first_layout",
     "load",
     "plan_of",
     "screened_layout",
     "sizes_of",
+    "statistics_layout",
     "to_tree",
     "without_unset",
 ]

@@ -16,6 +16,7 @@ from fedlearn.auditing import MislabelledAudit, SlotAudit
 from fedlearn.config.engine import RayEngine
 from fedlearn.config.terms import terms_of
 from fedlearn.data.persons import persons_in
+from fedlearn.data.tables.scaling import public_ranges
 from fedlearn.mechanisms import ways_around
 from fedlearn.metrics.fairness import problems as fairness_problems
 from fedlearn.models.own_parts import own_problems
@@ -48,6 +49,7 @@ def problems(config: RunConfig) -> list[str]:
         found.append("partition=files: set sites to the folder of the site files")
     found += [*_robust_problems(config), *_public_problems(config)]
     found += [*_screening_problems(config), *_validation_problems(config)]
+    found += _statistics_problems(config)
     return [*found, *_stage_problems(config), *_audit_problems(config)]
 
 
@@ -105,6 +107,38 @@ def _screening_problems(config: RunConfig) -> list[str]:
 
 def _screening(config: RunConfig, problem: str) -> str:
     return f"screening={config.screening.kind}: {problem}. Or set screening=none"
+
+
+def _statistics_problems(config: RunConfig) -> list[str]:
+    """What a run that makes figures of tables, and no model, has no use for."""
+    if config.statistics.idle:
+        return []
+    found = []
+    if public_ranges(config.scenario.scales()) is None:
+        found.append(
+            "statistics=table: figures are made of rows of a table with public ranges. Set "
+            "scenario.scaling.kind=ranges, or choose a scenario of tables"
+        )
+    if config.privacy.unit == "client":
+        found.append(
+            "statistics=table: tells of sites what privacy for whole clients hides. Choose "
+            "privacy=record"
+        )
+    if config.evaluation == "none":
+        found.append(
+            "evaluation=none: lets no figure leave a site. Set evaluation=pooled, or per_site"
+        )
+    exact = config.privacy.unit == "none"
+    if exact and config.evaluation == "pooled" and config.statistics.by_site:
+        found.append(
+            "statistics.by_site=true: shows what evaluation=pooled does not. Set "
+            "statistics.by_site=false"
+        )
+    for name in ("screening", "audit"):
+        kind = getattr(config, name).kind
+        if kind != "none":
+            found.append(f"{name}={kind}: is of a run that trains. Set {name}=none")
+    return found
 
 
 def _public_problems(config: RunConfig) -> list[str]:

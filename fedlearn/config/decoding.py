@@ -19,7 +19,16 @@ from fedlearn.config.nested import option_names
 from fedlearn.core.errors import ConfigError, refuse
 from fedlearn.core.settings import across, deferred, described, rule_of, short
 
-_SETTINGS = ("secagg", "transport", "engine", "fairness", "audit", "tracking", "screening")
+_SETTINGS = (
+    "secagg",
+    "transport",
+    "engine",
+    "fairness",
+    "audit",
+    "tracking",
+    "screening",
+    "statistics",
+)
 TAGGED: Final = frozenset([*groups.FAMILIES, *_SETTINGS])
 """The groups of a run that are unions told apart by `kind`."""
 

@@ -32,6 +32,8 @@ from fedlearn.core.settings import Count, Name, Natural, Positive, Probability, 
 from fedlearn.crypto.settings import Transport
 from fedlearn.data import PARTITIONS, SCENARIOS, Partition, Scenario
 from fedlearn.data.persons import persons_in
+from fedlearn.figures import NoStatistics, Statistics, TableLayout, asked
+from fedlearn.figures import layout_of as layout_of_table
 from fedlearn.mechanisms import (
     MECHANISMS,
     Besides,
@@ -40,6 +42,7 @@ from fedlearn.mechanisms import (
     Privacy,
     PrivacyPlan,
     derive,
+    statistics_plan,
 )
 from fedlearn.mechanisms.evaluation import due
 from fedlearn.metrics.fairness import Fairness, SiteFairness, groups_of
@@ -80,6 +83,8 @@ class RunConfig:
     """What sums of updates are refused; not written where none is."""
     screening: Annotated[Screening, KIND, Field(exclude_if=lambda one: one.idle)] = NoScreening()
     """Whether sites compare their tables before training; not written where they do not."""
+    statistics: Annotated[Statistics, KIND, Field(exclude_if=lambda one: one.idle)] = NoStatistics()
+    """Whether figures of tables are made, and no model; not written where they are not."""
     evaluation_share: Annotated[Probability, Field(exclude_if=lambda share: share == 0.1)] = 0.1
     """What `evaluation=private` gets of the squared signal-to-noise ratio of the budget."""
     spare_rounds: Annotated[Natural, Le(1000), Field(exclude_if=lambda spare: spare == 0)] = 0
@@ -155,6 +160,12 @@ class RunConfig:
         these were; None where rounds are tested."""
         return self.most_rounds + 1 if self.validates else None
 
+    @property
+    def evaluation_seen(self) -> Literal["none", "private", "pooled", "per_site"]:
+        """What of test records, or of all of them for statistics, leaves a site."""
+        noised = not self.statistics.idle and self.privacy.unit != "none"
+        return "private" if noised and self.evaluation != "none" else self.evaluation
+
     def evaluates(self, number: int) -> bool:
         """Whether something is evaluated under a number: that of a round, or of the test."""
         if self.test_number is not None and number >= self.test_number:
@@ -164,7 +175,10 @@ class RunConfig:
 
     @property
     def evaluated(self) -> tuple[int, ...]:
-        """The numbers of all evaluations of a run without a round that is made again."""
+        """The numbers of all evaluations of a run without a round that is made again; figures of
+        tables are one."""
+        if not self.statistics.idle:
+            return (1,)
         test = () if self.test_number is None else (self.test_number,)
         return (*(n for n in range(1, self.rounds + 1) if self.evaluates(n)), *test)
 
@@ -247,6 +261,8 @@ def plan_of(
         ValueError: distributed privacy without sites, private evaluation without a task,
             screening without a table.
     """
+    if not config.statistics.idle:
+        return _of_statistics(config, sites, task)
     training, population = config.training, None
     if config.privacy.needs_population and sites:
         records = training.sample_rate * training.nominal_records
@@ -298,6 +314,49 @@ def _evaluations(config: RunConfig, task: Task | None) -> Evaluations | None:
 def screened_layout(config: RunConfig, task: Task) -> ScreeningLayout | None:
     """The sums that sites compare their tables by; None where they do not."""
     return None if config.screening.idle else layout_of(task.form, config.scenario.scales())
+
+
+def statistics_layout(config: RunConfig, task: Task) -> TableLayout:
+    """The sums that the figures of a run's tables are made of.
+
+    Raises:
+        ConfigError: the run makes none, or its records have none.
+    """
+    settings = asked(config.statistics)
+    rows = config.scenario.as_rows()
+    named = rows.named_categories if rows else {}
+    label = getattr(config.scenario, "label", "") or "label"
+    return layout_of_table(task, config.scenario.scales(), settings, named, label)
+
+
+def first_layout(config: RunConfig, task: Task) -> TableLayout | ScreeningLayout | None:
+    """The sums over records that are made before a first round; None where there are none."""
+    if not config.statistics.idle:
+        return statistics_layout(config, task)
+    return screened_layout(config, task)
+
+
+def _of_statistics(config: RunConfig, sites: int, task: Task | None) -> PrivacyPlan | None:
+    """The plan of a run that makes figures of tables."""
+    if task is None:
+        raise ValueError("statistics are planned for a table")
+    layout = statistics_layout(config, task)
+    seen_alone = config.statistics.by_site or config.secagg.two_servers or not config.secagg.hides
+    return _of_sums(
+        config.privacy, layout.weights, layout.size, sites, not seen_alone, layout.guarded
+    )
+
+
+@lru_cache(maxsize=64)
+def _of_sums(
+    privacy: Privacy,
+    weights: tuple[float, ...],
+    size: int,
+    sites: int,
+    hidden: bool,
+    guarded: int,
+) -> PrivacyPlan | None:
+    return statistics_plan(privacy, weights, size, sites=sites, hidden=hidden, guarded=guarded)
 
 
 def _screened(config: RunConfig, task: Task | None) -> Evaluations | None:

@@ -15,6 +15,7 @@ from fedlearn.mechanisms.distributed import DistributedPlan, DistributedPrivacy
 from fedlearn.mechanisms.evaluation import Besides, EvaluationPlan, Evaluations, planned
 from fedlearn.mechanisms.none import UNPROTECTED, NoPrivacy
 from fedlearn.mechanisms.record import RecordPlan, RecordPrivacy
+from fedlearn.mechanisms.statistics import StatisticsPlan, statistics_plan
 
 __all__ = [
     "MECHANISMS",
@@ -32,9 +33,11 @@ __all__ = [
     "PrivacyPlan",
     "RecordPlan",
     "RecordPrivacy",
+    "StatisticsPlan",
     "StudyTerms",
     "derive",
     "problems",
+    "statistics_plan",
     "ways_around",
 ]
 

@@ -10,6 +10,7 @@ A method that a mechanism leaves out does what is safe, or what no privacy does.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -385,6 +386,11 @@ class Plan:
     def takes_norm(self, norm: float) -> bool:
         """Whether a site may be asked to clip a whole update to `norm` in some round."""
         return norm == self.round_norm(None)
+
+    def named_from(self, noise: float, guarded: int) -> float:
+        """The noisy count from which on a category is named that is not public: none is, unless a
+        plan has a chance to spend on it."""
+        return math.inf
 
     # --- who takes part and who pays ------------------------------------------------
 

@@ -14,12 +14,14 @@ from fedlearn import __version__
 from fedlearn.core.errors import DataError
 from fedlearn.core.files import possible, write_atomically
 from fedlearn.core.language import Locale, language_of
+from fedlearn.figures import FILE as FIGURES
 from fedlearn.report.comparison import FILE
 from fedlearn.report.explanations import FILE as EXPLANATIONS
 from fedlearn.report.explanations import read_explanations
 from fedlearn.report.exposure import FILE as EXPOSURE
 from fedlearn.report.exposure_page import ExposurePage
 from fedlearn.report.facts import Facts
+from fedlearn.report.figures_page import FiguresPage
 from fedlearn.report.inversion import read_inversion
 from fedlearn.report.poison import COLUMNS, cells, meaning, read_poison
 from fedlearn.report.poison import FILE as POISON
@@ -29,6 +31,7 @@ from fedlearn.report.sweep_page import sweep_page
 from fedlearn.report.texts import TEMPLATES, render
 from fedlearn.results.reading import read_bytes, read_result
 from fedlearn.results.result import ResultFile
+from fedlearn.results.statistics import USABLE, read_statistics
 from fedlearn.tasks import metric_called
 
 NAME: Final = "report.html"
@@ -46,7 +49,9 @@ def write_report(folder: Path, code: str | None = None) -> Path:
         ConfigError: there is no such language.
         DataError: there is nothing to report on, or it cannot be read or written.
     """
-    if (folder / "result.json").is_file():
+    if (folder / FIGURES).is_file():
+        text = _table_one(folder, code)
+    elif (folder / "result.json").is_file():
         hashes = _hashes(folder, "result.json", "config.yaml", EXPLANATIONS)
         result = read_result(folder)
         language = language_of(code or _language(result))
@@ -70,6 +75,19 @@ def write_report(folder: Path, code: str | None = None) -> Path:
     with possible("written", path, DataError):
         write_atomically(path, text.encode())
     return path
+
+
+def _table_one(folder: Path, code: str | None) -> str:
+    """The page of a run that made figures of tables."""
+    found, result = read_statistics(folder), read_result(folder)
+    language = language_of(code or found.language)
+    facts = Facts(result=result, hashes={}, language=language)
+    hashes = _hashes(folder, FIGURES, USABLE, "result.json", "config.yaml")
+    page = FiguresPage(found, language)
+    return _render(
+        "figures.html.j2", folder, language=language, figures=page, statement=facts.promise,
+        hashes=hashes,
+    )  # fmt: skip
 
 
 def _language(result: ResultFile) -> str:

@@ -40,6 +40,13 @@ class Paragraph:
     lines: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class _Figures:
+    """What stands for a mechanism where figures are released, whatever it is: their sentences."""
+
+    kind: str = "statistics"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Statement:
     """The whole of it, in one language."""
@@ -126,14 +133,17 @@ def statement_of(
         "record": record,
         "accountant": ACCOUNTANT,
         "tests_epsilon": promise.tests_epsilon,
-        "tests_open": not promise.tests_epsilon and (not config or config.evaluation != "none"),
+        "tests_open": not promise.tests_epsilon
+        and (not config or (config.evaluation != "none" and config.statistics.idle)),
         "screening_epsilon": promise.screening_epsilon,
         "parent": config.parent if config else None,
         "validates": config is not None and config.validates,
     }
-    words = texts(values, "promise", mechanism=option)["promise"]
+    makes_figures = config is not None and not config.statistics.idle
+    name = "statistics" if makes_figures else "promise"
+    words = texts(values, "promise", name, mechanism=_Figures() if makes_figures else option)[name]
     found = [_paragraph(words, name, words.lines(name)) for name in _PARTS]
-    if config is not None:
+    if config is not None and not makes_figures:
         released = _released(config, language, holds=known)
         found.append(_paragraph(words, "besides", released))
     proof = _paragraph(words, "proof", words.lines("proof"))

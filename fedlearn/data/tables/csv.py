@@ -44,7 +44,7 @@ from fedlearn.data.pool import Pool
 from fedlearn.data.scenario import Reading, Scenario
 from fedlearn.data.split import by_content, rows_of
 from fedlearn.data.tables import columns, csv_notes, scaling, series
-from fedlearn.data.tables.buckets import Buckets
+from fedlearn.data.tables.buckets import Buckets, bucket_names
 from fedlearn.data.tables.by_time import parts_by_time
 from fedlearn.data.tables.columns import Column
 from fedlearn.data.tables.csv_columns import (
@@ -328,6 +328,12 @@ class Csv(Scenario):
     def one_record(self) -> str:
         """All rows of one value of the column `record`, where one is named."""
         return f"all rows of one {self.record!r}" if self.record else ""
+
+    @property
+    def named_categories(self) -> dict[str, tuple[str, ...]]:
+        """By column, those that are public: named in the settings, or places of a public hash."""
+        hashed = {name: bucket_names(one) for name, one in self.buckets.items()}
+        return {**self.categories, **hashed}
 
     def as_rows(self) -> Csv | None:
         """As the run's own; not by what a site keeps to itself, or by rows over time."""
