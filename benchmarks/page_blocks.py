@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from statistics import fmean
 from typing import Final
 
-from benchmarks.page_figures import Audited, Figures, Mean, Row, test_records
+from benchmarks.page_data import Audited, Figures, Mean, Row
 from benchmarks.page_plots import alternatives
 from fedlearn.tasks import metric_called
 
@@ -61,7 +61,7 @@ def _overview_row(figures: Figures) -> tuple[str, ...]:
     return (
         f"[`{figures.experiment}`](experiments/{figures.experiment}.md)",
         str(len(figures.sites)),
-        _count(test_records(figures.sites)),
+        _count(figures.tested),
         _title(leading),
         value(plain.metrics[leading].mean) if plain else "-",
         shown[0] if shown else "-",
@@ -87,10 +87,12 @@ def _measured(figures: Figures) -> str:
         when += f" to {figures.last}"
     promise = ""
     if figures.delta is not None:
-        promise = f" Privacy is per {figures.unit} and for the whole run, delta {figures.delta:g}."
+        promise = (
+            f" Privacy is per {figures.unit} and for the whole run, delta {_power(figures.delta)}."
+        )
     return _filled(
         f"{len(figures.results)} runs of {when} ({'; '.join(figures.versions)}), "
-        f"{len(figures.sites)} sites, {_count(test_records(figures.sites))} test records."
+        f"{len(figures.sites)} sites, {_count(figures.tested)} test records."
         f"{promise} A cell is the mean over runs that differ in their seed alone, and in "
         "brackets their range."
     )
@@ -158,12 +160,13 @@ def _site_rows(
 
 
 def _extremes(rows: Sequence[Row]) -> Iterator[tuple[str, ...]]:
-    yield ("privacy", "sites", "lowest", "middle", "highest")
+    yield ("privacy", "sites", "lowest", "middle", "highest", "mean, each site alike")
     for row in rows:
         ordered = sorted(row.sites.items(), key=lambda pair: pair[1].mean)
         picked = (ordered[0], ordered[len(ordered) // 2], ordered[-1])
         shown = (f"{_with_error(one)} ({name})" for name, one in picked)
-        yield (row.label, str(len(ordered)), *shown)
+        mean = fmean(one.mean for one in row.sites.values())
+        yield (row.label, str(len(ordered)), *shown, value(mean))
 
 
 def _cost_rows(figures: Figures) -> Iterator[tuple[str, ...]]:
@@ -227,6 +230,10 @@ def _with_error(one: Mean | None) -> str:
 
 def _epsilon(number: float | None) -> str:
     return "-" if number is None else f"{number:.3g}"
+
+
+def _power(number: float) -> str:
+    return f"{number:g}".replace("e-0", "e-")
 
 
 def _count(number: int | None) -> str:

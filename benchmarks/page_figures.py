@@ -1,9 +1,4 @@
-"""The figures of an experiment, as they follow from run folders: what a page of it is made from.
-
-Plain data, one JSON beside the pages (schema `fedlearn/figures/v1`), with the SHA-256 of every
-`result.json` that it came from. A page is a function of it, so that a figure that was changed by
-hand is found without a run.
-"""
+"""The figures of an experiment, as they follow from run folders."""
 
 from __future__ import annotations
 
@@ -11,126 +6,55 @@ import hashlib
 import re
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from benchmarks.page_data import Audited, Figures, Guessed, Mean, Row
 from fedlearn.auditing.findings import SEATS
 from fedlearn.core.errors import DataError
 from fedlearn.metrics.intervals import Measured
 from fedlearn.report.comparison import FILE, read_comparison, traffic
 from fedlearn.report.runs import REFERENCES, Run, grouped, read_runs, reference_levels
 from fedlearn.results.reading import task_of
-from fedlearn.results.result import ResultFile, SiteSize, total_of
-
-SCHEMA: Final = "fedlearn/figures/v1"
+from fedlearn.results.result import ResultFile
 
 WIDTH: Final = 2 * statistics.NormalDist().inv_cdf(0.975)
 """Standard errors in an interval of 95 percent."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Mean:
-    """A metric in the runs of a row, and what the size of the test part leaves open.
-
-    `error` is the standard error of one run's figure as a sample of test records (the
-    bootstrap of `fedlearn.metrics.intervals`, the middle run); null where there is none.
-    """
-
-    values: list[float]
-    error: float | None
-
-    @property
-    def mean(self) -> float:
-        """Over the runs."""
-        return statistics.fmean(self.values)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """Runs that differ in nothing but their seed."""
-
-    label: str
-    epsilon: float | None
-    runs: int
-    metrics: dict[str, Mean]
-    """Over all test records together."""
-    sites: dict[str, Mean] = field(default_factory=dict)
-    """The leading metric at each site."""
-    seconds: float
-    """By the clock, the middle run."""
-    up: int
-    down: int
-    """Bytes of all rounds, the middle run."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Guessed:
-    """Telling training from test records by the final model, and the most that may be possible."""
-
-    auc: float
-    ceiling: float | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Audited:
-    """What canaries have shown in one run: at least so much epsilon, of so much promised."""
-
-    row: str
-    promised: float | None
-    lower_bound: float | None
-    ceiling: float | None
-    seat: str
-    verdict: str
-    membership: dict[str, Guessed]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Figures:
-    """All that a page shows of runs."""
-
-    schema: str = SCHEMA
-    experiment: str
-    commands: list[str]
-    first: str
-    last: str
-    """Days of the first and the last run."""
-    versions: list[str]
-    unit: str
-    delta: float | None
-    metrics: list[str]
-    """Those of a summary; the first one leads."""
-    uninformed: dict[str, float]
-    sites: dict[str, SiteSize]
-    rows: list[Row]
-    references: list[Row]
-    audits: list[Audited]
-    results: dict[str, str]
-    """SHA-256 of each `result.json`, by the names of folder and run."""
-
-
-def read_figures(folders: Sequence[Path]) -> Figures:
+def read_figures(folders: Sequence[Path], by: str = "") -> Figures:
     """The figures of the runs in `folders`: comparisons, or folders of runs, of one experiment.
+
+    Args:
+        folders: comparisons, or folders of runs.
+        by: the metric that they are measured by; empty: the one that leads its task.
 
     Raises:
         DataError: a run has not finished, or they are of several experiments or data sets.
     """
-    runs = [run for folder in folders for run in _finished(folder)]
+    read = [(folder, run) for folder in folders for run in _finished(folder)]
+    # Runs without privacy that were asked for are what the line for comparison would be.
+    plain = any(r.reference is None and r.result.privacy.epsilon is None for _, r in read)
+    read = [(f, run) for f, run in read if not (plain and run.reference == "non_private")]
+    runs = [run for _, run in read]
     audited = [run for run in runs if run.result.audit and run.result.audit.canaries]
     points = [run for run in runs if run.reference is None and run not in audited]
     _same("experiment", {str(run.result.config["experiment"]) for run in runs})
     _same("data", {run.result.data.sha256 for run in points})
     first, task = points[0].result, task_of(points[0].result)
     started = sorted(run.result.started_at[:10] for run in runs)
-    names = [task.leading.name, *(m.name for m in task.summary() if m.name != task.leading.name)]
+    leading = by or task.leading.name
+    names = [leading, *(metric.name for metric in task.summary() if metric.name != leading)]
     names = [name for name in names if all(name in run.result.final.evaluate for run in points)]
-    leading = names[0]
+    if names[:1] != [leading]:
+        raise DataError(f"not all runs have the metric {leading}; they have {', '.join(names)}")
     return Figures(
         experiment=str(first.config["experiment"]),
         commands=[command for folder in folders for command in _command(folder)],
         first=started[0],
         last=started[-1],
-        versions=sorted({_versions(run.result) for run in runs}),
+        versions=[*sorted({_commit(run.result) for run in runs}),
+                  *sorted({_libraries(run.result) for run in runs})],
         unit=next((p.result.privacy.unit for p in points if p.result.privacy.epsilon), "none"),
         delta=next((p.result.privacy.delta for p in points if p.result.privacy.delta), None),
         metrics=names,
@@ -141,8 +65,7 @@ def read_figures(folders: Sequence[Path]) -> Figures:
         audits=[_audited(run) for run in audited],
         results={
             f"{folder.name}/{run.name}": _digest(folder / run.name / "result.json")
-            for folder in folders
-            for run in read_runs(folder)[0]
+            for folder, run in read
         },
     )  # fmt: skip
 
@@ -165,9 +88,12 @@ def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _versions(result: ResultFile) -> str:
-    made = result.environment
-    return f"commit {made.commit[:12] or 'unknown'}, torch {made.torch}, flwr {made.flwr}"
+def _commit(result: ResultFile) -> str:
+    return f"commit {result.environment.commit[:12] or 'unknown'}"
+
+
+def _libraries(result: ResultFile) -> str:
+    return f"torch {result.environment.torch}, flwr {result.environment.flwr}"
 
 
 # --- rows -----------------------------------------------------------------------------------
@@ -317,8 +243,3 @@ def _command(folder: Path) -> Iterator[str]:
 def _public(value: str) -> str:
     """A file by its name: the folder that it lay in is nobody's business."""
     return re.sub(r".*/", "", value) if value.startswith("/") else value
-
-
-def test_records(sites: Mapping[str, SiteSize]) -> int | None:
-    """Of all sites together."""
-    return total_of(size.test for size in sites.values())

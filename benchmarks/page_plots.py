@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 import fedlearn.report
-from benchmarks.page_figures import Figures, Mean, Row
+from benchmarks.page_data import Figures, Mean, Row
 from fedlearn.report import plots
 from fedlearn.tasks import metric_called
 

@@ -1,6 +1,6 @@
 """A page for every experiment, whose figures are made from run folders and not by hand.
 
-    python -m benchmarks.pages FOLDER ...    # comparisons or folders of runs, of one experiment
+    python -m benchmarks.pages FOLDER ... [--by auc]    # comparisons or folders, of one experiment
     python -m benchmarks.pages               # all pages again, from the figures that there are
     python -m benchmarks.pages --check       # every page shows what its figures say, and no more
     python -m benchmarks.pages --check FOLDER ...    # and the figures are those of these runs
@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.page_blocks import block, overview
-from benchmarks.page_figures import SCHEMA, Figures, read_figures
+from benchmarks.page_data import SCHEMA, Figures
+from benchmarks.page_figures import read_figures
 from benchmarks.page_plots import alternatives, plots_of
 from benchmarks.table import ROOT
 from fedlearn.core.errors import DataError, FedlearnError
@@ -136,19 +137,20 @@ def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.pages", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("folders", nargs="*", type=Path, metavar="FOLDER")
+    parser.add_argument("--by", default="", metavar="METRIC", help="what it is measured by")
     parser.add_argument("--check", action="store_true", help="write nothing")
     parser.add_argument("--docs", type=Path, default=DOCS, help="(default: %(default)s)")
     options = parser.parse_args(words)
     try:
-        found = list(_done(options.docs, options.folders, write=not options.check))
+        found = list(_done(options.docs, options.folders, options.by, write=not options.check))
     except FedlearnError as error:
         found = [str(error)]
     print("\n".join(found) or "every page shows what its figures say", file=sys.stderr)
     return bool(found)
 
 
-def _done(docs: Path, folders: Sequence[Path], *, write: bool) -> Iterator[str]:
-    figures = read_figures(folders) if folders else None
+def _done(docs: Path, folders: Sequence[Path], by: str, *, write: bool) -> Iterator[str]:
+    figures = read_figures(folders, by) if folders else None
     if figures and write:
         write_figures(docs, figures)
     elif figures and figures_of(docs, figures.experiment) != figures:

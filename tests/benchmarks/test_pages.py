@@ -203,6 +203,8 @@ def test_command__makes_a_page_from_runs_and_knows_them_again(copied: Path, empt
         (interval["high"] - interval["low"]) / 3.919928, rel=1e-4
     )
     assert main([f"--docs={empty}", "--check", str(copied)]) == 0
+    assert main([f"--docs={empty}", "--check", str(copied), "--by=auc"]) == 1
+    assert main([f"--docs={empty}", str(copied), "--by=bleu"]) == 1
     changed(copied / "at8", "final.evaluate.accuracy", 0.999)
     assert main([f"--docs={empty}", "--check", str(copied)]) == 1
 
