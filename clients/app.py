@@ -40,7 +40,7 @@ from fedlearn.flower import messages as flower
 from fedlearn.flower.site import secret_bytes
 from fedlearn.mechanisms import UNPROTECTED
 from fedlearn.results.receipts import to_json
-from fedlearn.rounds import Description, Hello, Refusal, TrainReply, TrainRequest
+from fedlearn.rounds import ByOwner, Description, Hello, Refusal, TrainReply, TrainRequest
 from fedlearn.stages import Update
 from fedlearn.training.device import within_memory
 
@@ -62,7 +62,10 @@ def _answer(message: Message, context: Context, answer: Answer) -> Message:
         joining.check_request(message, context, config, owner)
         _admit(message, config, owner)
         with held_form(owner, config), within_memory(f"site {owner.name}"), of_records(owner):
-            return answer(message, context, open_site(owner, config))
+            content = answer(message, context, open_site(owner, config))
+        # What took a while leaves only where the owner has not ended it meanwhile.
+        check_consent(owner, config, "", datetime.now(UTC))
+        return content
 
     return _guarded(message, context, opened)
 
@@ -106,7 +109,9 @@ def _guarded(message: Message, context: Context, answer: Party) -> Message:
 def _refusal(site: str, error: FedlearnError, context: Context) -> Refusal:
     """The no that travels; of a simulation all is one owner's, and the whole text is told."""
     reason = f"site {site}: {outside(error)}" if is_deployed(context) else str(error)
-    by_owner = error.by_owner if isinstance(error, HeldError | DeclinedError) else ""
+    by_owner: ByOwner = ""
+    if isinstance(error, HeldError | DeclinedError):
+        reason, by_owner = f"site {site}: {error.reason}", error.by_owner
     return Refusal(site=site, exit_code=error.exit_code, reason=reason, by_owner=by_owner)
 
 

@@ -195,11 +195,9 @@ class Refusal:
         return self.by_owner in _AWAITED
 
     @property
-    def costs_nothing(self) -> bool:
-        """Whether the site says so before it has paid for anything."""
-        return self.exit_code == PrivacyError.exit_code or bool(self.by_owner)
-
-    @property
     def of_budget(self) -> bool:
-        """Whether a budget or a policy refused."""
+        """Whether a budget or a policy refused, before anything was paid for.
+
+        An owner may withdraw while a round that was paid for is computed.
+        """
         return self.exit_code == PrivacyError.exit_code and not self.by_owner

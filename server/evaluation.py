@@ -96,7 +96,7 @@ def _reported(run: RunState, number: int, messages: Sequence[Message]) -> dict[s
         _account(run, number, run.grid.sites)
         raise
     _warn_of(number, replies)
-    refused = {one.site for one in replies.refusals if one.costs_nothing}
+    refused = {one.site for one in replies.refusals if one.of_budget}
     _account(run, number, [s for s in run.grid.sites if s not in refused])
     run.check_budget(replies)
     return {site: read_noised(reply.content) for site, reply in replies.answers.items()}

@@ -36,7 +36,7 @@ def spent_in_round(
     that of a site. Sampling of clients
     counts only over all rounds, chosen or not, so then every site pays for each.
     """
-    refused = {one.site for one in replies.refusals if one.costs_nothing}
+    refused = {one.site for one in replies.refusals if one.of_budget}
     paying = [site for site in asked if site not in refused]
     after = {
         site: merged((*before.get(site, ()), plan.cost(together.get(site, 0))))

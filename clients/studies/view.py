@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -18,6 +19,8 @@ from fedlearn.core.errors import ConfigError, FedlearnError
 from fedlearn.crypto.identity import fingerprint
 from fedlearn.crypto.keyring import load_pinned
 from fedlearn.crypto.roster import Roster
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,6 +134,9 @@ def _viewed(
         title, parts = title_of(config), in_words(config, names, coordinator)
     except FedlearnError as error:
         title, problem = "terms of another release", str(error)
+    except Exception as error:  # of an installed package that has no words for its kind
+        log.debug("terms %s", one.terms, exc_info=True)
+        title, problem = "terms without words", f"cannot be put into words ({type(error).__name__})"
     return StudyView(
         asked=one,
         standing=made.standing(one.terms, digest, asks=asks),

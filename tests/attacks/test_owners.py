@@ -9,11 +9,14 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from flwr.app import Message
 
+from clients import payment
 from clients.ledger.report import verify
+from clients.site import Site
 from clients.studies import asked, decisions
 from clients.studies.view import look
 from fedlearn.cli import main
@@ -25,6 +28,7 @@ from server.federation import Federation
 from server.owners import OwnersWait
 from tests.attacks.lab import RUN_ID, SITES, STRICT, STUDY, Lab
 from tests.effort import slow_but
+from tests.simulations.small import table
 
 ASKS = f"{STRICT}  approval: ask\n"
 OWNED = SITES[1]
@@ -254,6 +258,30 @@ def test_withdrawal__at_any_step_of_a_masked_round_is_as_a_site_that_falls_silen
 
 
 @pytest.mark.slow
+def test_withdrawal__while_a_round_is_computed_keeps_its_update_at_home(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started(lab)
+    assert decide(lab, "approve") == 0
+    federation = started(lab, run_id=bytes(16))
+    pay = payment.pay
+
+    def paid(site: Site, *rest: Any) -> Any:
+        found = pay(site, *rest)
+        if site.name == OWNED:
+            assert decide(lab, "withdraw") == 0
+        return found
+
+    monkeypatch.setattr(payment, "pay", paid)
+    entry = federation.run_round(1)
+    assert entry.clients.replied == 3
+    assert "withdrawn" in entry.clients.dropped[OWNED]
+    assert lab.spent_at(OWNED) == 1, "what was paid stays paid"
+    paid_there = verify(lab.world.ledger(OWNED)).by_run[bytes(16).hex()]
+    assert federation.progress.spent[OWNED] == paid_there, "and the run counts it"
+
+
+@pytest.mark.slow
 def test_owner__who_need_not_be_asked_can_pause_and_withdraw_as_well(lab: Lab) -> None:
     federation = started(lab)
     site = LEFT[0]
@@ -334,3 +362,24 @@ def test_studies__of_the_same_name_are_told_apart_by_their_hash_alone(
     found = {one.terms: one.standing for one in look(lab.world.site_file(OWNED)).studies}
     assert found == {lab.config.terms.hex(): "waiting", other.terms.hex(): "approved"}
     assert started(lab).grid.sites == LEFT
+
+
+@pytest.mark.slow
+def test_simulation__of_a_site_that_asks_waits_for_nobody_and_is_approved_as_well(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its ledger is that of the data, whoever begins the run."""
+    words = table(tmp_path)
+    folder = tmp_path / "owners"
+    folder.mkdir()
+    name = "north"
+    file = folder / f"{name}.yaml"
+    policy = "{unit: none, min_cohort: 1, require_transport: null, require_secagg: null"
+    file.write_text(f"name: {name}\nledger: ledger.jsonl\npolicy: {policy}, approval: ask}}\n")
+    run = ["simulate", *words, "privacy=none", f"sites={folder}", f"out={tmp_path / 'run'}"]
+    assert main(run) == 4
+    said = capsys.readouterr().err
+    assert f"site {name}: awaiting its owner's approval" in said
+    (study,) = look(file).studies
+    assert main(["studies", "approve", str(file), study.terms[:16]]) == 0
+    assert main(run) == 0
