@@ -32,22 +32,14 @@ def read_figures(folders: Sequence[Path], by: str = "") -> Figures:
     Raises:
         DataError: a run has not finished, or they are of several experiments or data sets.
     """
-    read = [(folder, run) for folder in folders for run in _finished(folder)]
-    # Runs without privacy that were asked for are what the line for comparison would be.
-    plain = any(r.reference is None and r.result.privacy.epsilon is None for _, r in read)
-    read = [(f, run) for f, run in read if not (plain and run.reference == "non_private")]
+    read = list(_read(folders))
     runs = [run for _, run in read]
     audited = [run for run in runs if run.result.audit and run.result.audit.canaries]
     points = [run for run in runs if run.reference is None and run not in audited]
     _same("experiment", {str(run.result.config["experiment"]) for run in runs})
     _same("data", {run.result.data.sha256 for run in points})
-    first, task = points[0].result, task_of(points[0].result)
+    first, names = points[0].result, _metrics(points, by)
     started = sorted(run.result.started_at[:10] for run in runs)
-    leading = by or task.leading.name
-    names = [leading, *(metric.name for metric in task.summary() if metric.name != leading)]
-    names = [name for name in names if all(name in run.result.final.evaluate for run in points)]
-    if names[:1] != [leading]:
-        raise DataError(f"not all runs have the metric {leading}; they have {', '.join(names)}")
     return Figures(
         experiment=str(first.config["experiment"]),
         commands=[command for folder in folders for command in _command(folder)],
@@ -60,14 +52,32 @@ def read_figures(folders: Sequence[Path], by: str = "") -> Figures:
         metrics=names,
         uninformed=dict(first.final.uninformed),
         sites=dict(first.data.sites),
-        rows=[_row(label, members, leading) for label, members in _rows(points)],
-        references=list(_references(runs, leading)),
+        rows=[_row(label, members, names[0]) for label, members in _rows(points)],
+        references=list(_references(runs, names[0])),
         audits=[_audited(run) for run in audited],
         results={
             f"{folder.name}/{run.name}": _digest(folder / run.name / "result.json")
             for folder, run in read
         },
     )  # fmt: skip
+
+
+def _read(folders: Sequence[Path]) -> Iterator[tuple[Path, Run]]:
+    """All runs, each with its folder; of runs without privacy those that were asked for alone."""
+    found = [(folder, run) for folder in folders for run in _finished(folder)]
+    plain = any(r.reference is None and r.result.privacy.epsilon is None for _, r in found)
+    yield from (one for one in found if not (plain and one[1].reference == "non_private"))
+
+
+def _metrics(points: Sequence[Run], by: str) -> list[str]:
+    """What every run has of the metrics of a summary; what they are measured by leads."""
+    task = task_of(points[0].result)
+    leading = by or task.leading.name
+    names = [leading, *(metric.name for metric in task.summary() if metric.name != leading)]
+    names = [name for name in names if all(name in run.result.final.evaluate for run in points)]
+    if names[:1] != [leading]:
+        raise DataError(f"not all runs have the metric {leading}; they have {', '.join(names)}")
+    return names
 
 
 def _finished(folder: Path) -> list[Run]:
