@@ -105,8 +105,9 @@ def _metric_rows(figures: Figures) -> Iterator[tuple[str, ...]]:
         if names[0] in row.metrics:
             cells = (_cell(row.metrics.get(name)) for name in names)
             yield (row.label, str(row.runs), *cells, _error_of(row.metrics[names[0]]))
-    if guessed := {name: figures.uninformed.get(name) for name in names}:
-        shown = (value(one) if one is not None else "" for one in guessed.values())
+    guessed = [figures.uninformed.get(name) for name in names]
+    if any(one is not None for one in guessed):
+        shown = ("" if one is None else value(one) for one in guessed)
         yield ("the best guess that looks at no record", "", *shown, "")
 
 
