@@ -17,6 +17,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from clients.owner import file_name
 from clients.site import Site
 from fedlearn.algorithms import Vectors
 from fedlearn.core.errors import DataError
@@ -106,3 +107,22 @@ class OwnState:
             if path != self.path:
                 with contextlib.suppress(OSError):
                     path.unlink()
+
+
+def kept_model(run: Path, site: str) -> tuple[Path, str]:
+    """The file of a site's own model, by the site's name in the folder of a simulation or by the
+    path of the file; and the name where it is known.
+
+    Raises:
+        DataError: there is none.
+    """
+    if Path(site).is_file():
+        return Path(site), ""
+    found = sorted((run / "sites" / file_name(site)).glob(f"{OWN_MODEL}-*.safetensors"))
+    if len(found) == 1:
+        return found[0], site
+    raise DataError(
+        f"--site {site}: {run} keeps no own model of a site of that name, and there is no such "
+        "file. Sites with a file of their own keep theirs beside their ledger: give that "
+        f"({OWN_MODEL}-*.safetensors)"
+    )

@@ -73,12 +73,12 @@ def owner_of(config: RunConfig, name: str) -> Owner:
     Raises:
         ConfigError: the site file is wrong, or is that of another site.
     """
-    kept = Path(config.out) / "sites" / _file_name(name) / "ledger.jsonl"
+    kept = Path(config.out) / "sites" / file_name(name) / "ledger.jsonl"
     if _is_pooled(config):
         alone = replace(config, partition=Files())
         owners = tuple(owner_of(alone, one) for one in _names(config))
         return Owner(name=name, ledger=kept, policy=None, contributors=owners)
-    path = None if config.sites is None else Path(config.sites) / f"{_file_name(name)}.yaml"
+    path = None if config.sites is None else Path(config.sites) / f"{file_name(name)}.yaml"
     if path is None or not path.is_file():
         return Owner(name=name, ledger=kept, policy=None)
     site = sitefile.load_simulated(path)
@@ -94,7 +94,7 @@ def owner_of(config: RunConfig, name: str) -> Owner:
     )
 
 
-def _file_name(site: str) -> str:
+def file_name(site: str) -> str:
     """The name of a site as one part of a path: a site may be called `A/B`, or `..`."""
     encoded = "".join(f"%{ord(sign):02X}" if sign in "/\\%\0" else sign for sign in site)
     return encoded.replace(".", "%2E") if encoded.strip(".") == "" else encoded

@@ -27,11 +27,11 @@ from fedlearn.metrics.fairness import Fairness, GroupFairness, groups_of, shown
 from fedlearn.metrics.intervals import CONFIDENCE, Gap, Measured, measured
 from fedlearn.metrics.sums import Sums
 from fedlearn.metrics.survival import SurvivalCurves
-from fedlearn.results.result import FairnessResult, GroupResult, GroupsResult, OwnResult
+from fedlearn.results.result import FairnessResult, GroupResult, GroupsResult, OwnResult, Take
 from fedlearn.rounds import EvaluateReply
 from fedlearn.tasks import Task
 from server.run_cost import spent_besides
-from server.run_state import GroupSums, OwnSums, ReleasedSums, RunState
+from server.run_state import GroupSums, OwnSums, Progress, ReleasedSums, RunState
 
 log = logging.getLogger(__name__)
 
@@ -204,24 +204,48 @@ its own (ten events a variable: Peduzzi et al. 1996)."""
 
 
 def own_result(
-    config: RunConfig, task: Task, own: OwnSums, records: Mapping[str, int | None], numbers: int
+    config: RunConfig,
+    task: Task,
+    progress: Progress,
+    records: Mapping[str, int | None],
+    numbers: int,
 ) -> OwnResult | None:
     """How sites' own models do; None where they have none beside the shared one.
 
     `records` are those that sites train on, None where that is a secret: then all count as the
     public `training.nominal_records`. `numbers` are those that are trained.
     """
+    own, validated = progress.own, progress.validated
     if own.pooled is None:
         return None
-    intervals, least = _Intervals(task, Streams(config.seed)), RECORDS_PER_NUMBER * numbers
-    nominal = config.training.nominal_records
-    sizes = {site: nominal if count is None else count for site, count in records.items()}
+    intervals = _Intervals(task, Streams(config.seed))
+    by_size = _by_size(config, records, numbers)
+    chosen = _by_validation(task, validated) if validated else {}
     return OwnResult(
         confidence=CONFIDENCE,
         all_sites=intervals.of(own.pooled, "own", ALL),
         per_site={s: intervals.of(sums, "own", s) for s, sums in _worst(task, own.per_site)},
-        take={s: "own" if size >= least else "shared" for s, size in sorted(sizes.items())},
+        take=by_size | {site: which for site, which in chosen.items() if site in by_size},
+        by="validation" if chosen else "records",
     )
+
+
+def _by_size(config: RunConfig, records: Mapping[str, int | None], numbers: int) -> dict[str, Take]:
+    """A site that is too small takes the shared model."""
+    least, nominal = RECORDS_PER_NUMBER * numbers, config.training.nominal_records
+    sizes = {site: nominal if count is None else count for site, count in records.items()}
+    return {s: "own" if size >= least else "shared" for s, size in sorted(sizes.items())}
+
+
+def _by_validation(task: Task, validated: ReleasedSums) -> dict[str, Take]:
+    """A site takes the model that does better on its validation records, in a tie the shared."""
+    found, leading = dict[str, Take](), task.leading
+    for site, own in sorted(validated.own.per_site.items()):
+        values = [task.metrics(one).get(leading.name) for one in (own, validated.per_site[site])]
+        if own.count and None not in values:
+            mine, shared = (leading.rank(float(value or 0.0)) for value in values)
+            found[site] = "own" if mine > shared else "shared"
+    return found
 
 
 def by_class_result(

@@ -150,6 +150,7 @@ class Federation(RunState):
             self.progress.take_tested(found)
         elif found:
             validation.look(number, task.leading, metrics, shown)
+            self.progress.validated = found if found.own.per_site else None
         return metrics
 
     def _cohort(self, number: int) -> list[str]:

@@ -355,7 +355,7 @@ class Reporter:
         enrolment, progress = self.federation.enrolment, self.federation.progress
         records = {site: one.train_records for site, one in enrolment.sites.items()}
         numbers = enrolment.trainable.size
-        return own_result(self.federation.config, enrolment.task, progress.own, records, numbers)
+        return own_result(self.federation.config, enrolment.task, progress, records, numbers)
 
     def _result(self, status: Status, reason: str | None) -> ResultFile:
         federation = self.federation

@@ -111,6 +111,8 @@ class Progress:
     """How many sites have compared their tables; None where they have not."""
     validation: Validation | None = None
     """Which round's model is kept, where rounds are evaluated on validation records."""
+    validated: ReleasedSums | None = None
+    """What the last round gave on these, where sites have models of their own; else None."""
     test_read: bool = False
     """Whether the test was read, where that is done once, after all rounds."""
     test_traffic: dict[str, int] = field(default_factory=dict)

@@ -122,6 +122,13 @@ ELSEWHERE: Final = ("coreml", "gguf", "int4", "openvino", "safetensors", "tflite
         action="store_true",
     ),
     RECORDS,
+    takes(
+        "--site",
+        "instead of the shared model the own one of a site (strategy=ditto, mr_mtl, "
+        "training.personal): its name in a simulation, or the file that the site keeps beside its "
+        "ledger (personal-*.safetensors); the run may then be an export of it",
+        "NAME | FILE",
+    ),
     LANGUAGE,
 )
 def export(options: argparse.Namespace) -> None:
@@ -130,6 +137,9 @@ def export(options: argparse.Namespace) -> None:
     from simulations.costs import weighing
 
     run, form = Path(options.run), options.to if options.to in FORMS else ""
+    if options.site is not None:
+        _export_own(run, options, form)
+        return
     if options.folder is not None and not form:
         raise ConfigError(f"--folder: goes with --to {', '.join(FORMS)}; --to names the folder")
     refuse_other_forms(options.to)
@@ -146,6 +156,22 @@ def export(options: argparse.Namespace) -> None:
     say_costs(folder)
     for note in notes(folder):
         print(f"note: {note}")
+
+
+def _export_own(run: Path, options: argparse.Namespace, form: str) -> None:
+    """The own model of a site."""
+    from clients.own_state import kept_model
+    from fedlearn.report.own_export import export_own
+
+    if form or options.folder or options.records or options.categories:
+        raise ConfigError(
+            "--site: a site's own model is exported as it is; leave out --folder, --records and "
+            "--categories, and name a folder with --to"
+        )
+    refuse_other_forms(options.to)
+    kept, named = kept_model(run, options.site)
+    for path in export_own(run, kept, Path(options.to), named, options.language):
+        print(path)
 
 
 def refuse_other_forms(word: str) -> None:

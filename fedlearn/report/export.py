@@ -72,6 +72,7 @@ def export(
     if target.exists() or target.is_symlink():
         raise ConfigError(f"--to {target}: exists; choose a folder that does not")
     result, model, hashes = checked_run(run)
+    refuse_half(run, result)
     language = language_of(code or result.config.get("report", {}).get("language", "en"))
     costs = None
     with new_folder(target) as folder:
@@ -87,6 +88,20 @@ def export(
         write_texts(facts, _samples(run, result), folder, costs)
         names = sorted(path.name for path in folder.iterdir())
     return tuple(target / name for name in names)
+
+
+def refuse_half(run: Path, result: ResultFile) -> None:
+    """Refuse a model of which a part stays with every site: by itself it is none.
+
+    Raises:
+        ConfigError: with the way out.
+    """
+    part = load(result.config).training.personal
+    if part != "none":
+        raise ConfigError(
+            f"{run}: the {part} of its model is every site's own, and without it there is no "
+            "model. Say whose it is to be: fedlearn export RUN --site NAME --to FOLDER"
+        )
 
 
 def checked_run(run: Path) -> tuple[ResultFile, bytes, dict[str, str]]:
@@ -160,11 +175,19 @@ def asked_by(result: ResultFile, found: Categories) -> ModelFile | None:
     return model_file(result, settings)
 
 
-def write_texts(facts: Facts, samples: Samples, folder: Path, costs: Costs | None = None) -> None:
-    """Card and statement, and `costs.json` of what was made of the model."""
+def write_texts(
+    facts: Facts,
+    samples: Samples,
+    folder: Path,
+    costs: Costs | None = None,
+    *,
+    own_site: str = "",
+) -> None:
+    """Card and statement, and `costs.json` of what was made of the model; `own_site` is whose own
+    model it is, if it is that of one site."""
     derived = texts_of(costs, facts.task, facts.language)
     values = {**facts.texts, "samples": samples, "block": code_block, "derived": derived}
-    values["costs"] = costs
+    values |= {"costs": costs, "own_site": own_site}
     card = render("model_card.md.j2", settings=code_block(facts.settings), **values)
     (folder / CARD).write_text(card, encoding="utf-8")
     if costs is not None:
@@ -237,6 +260,8 @@ def open_model(folder: Path, base: str = "", *, tuned: bool = True) -> Predictor
     if not _is_run(folder):
         return prediction.load(folder, base, tuned=tuned)
     result, file = _described(folder, base)
+    if tuned:
+        refuse_half(folder, result)
     vector = read_model(folder, result) if tuned else None
     return replace(prediction.predictor(file, vector), run=folder)
 

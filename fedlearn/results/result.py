@@ -225,6 +225,9 @@ class OwnResult:
     """Empty where only the sum over all sites was opened."""
     take: dict[str, Take]
     """Which model a site is to take, by a rule that looks at no test record."""
+    by: Literal["records", "validation"] = "records"
+    """What the rule looks at: how many training records a site has, or its validation records where
+    it releases figures of these."""
 
 
 @dataclass(frozen=True, kw_only=True)

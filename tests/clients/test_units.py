@@ -138,7 +138,7 @@ def test_exact_sums__of_a_class_or_group_of_few_persons_stay_whatever_records_th
     given_ = screening.of_many(site, screening.exact_sums(site, None))
     by_class = given_.reshape(2, -1).any(1)
     assert by_class.tolist() == [True, shown]
-    reply = evaluation.exact(site, 1, np.zeros((len(site.data.test), 2)))
+    reply = evaluation.exact(site, 1, evaluation.Answers(np.zeros((len(site.data.test), 2))))
     assert ("f" in reply.groups) is shown
     if not shown:
         assert min((site.data.test.labels == 1).sum(), (site.data.train.labels == 1).sum()) >= 10

@@ -19,19 +19,24 @@ from flwr.app import Message
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
-from clients.own_state import OwnState
+from clients.own_state import OwnState, kept_model
 from clients.owner import owner_of
 from clients.site import TEST_NOISE
 from clients.work import SiteRound
 from fedlearn.algorithms.personal import MODEL as SENT
 from fedlearn.config import RunConfig, plan_of
-from fedlearn.core.errors import ConfigError
+from fedlearn.core.errors import ConfigError, DataError
 from fedlearn.core.vector import Vector
 from fedlearn.flower.records import model_of
 from fedlearn.models.own_parts import own_values
 from fedlearn.privacy.accounting import epsilon
+from fedlearn.report.export import export, open_model
+from fedlearn.report.own_export import export_own
+from fedlearn.results.own_model import read_own
+from fedlearn.results.reading import read_result
 from fedlearn.rounds import TrainRequest
 from fedlearn.stages import MODEL
+from server.evaluation import own_result
 from server.federation import Federation
 from server.run import Silent
 from server.stop import Stop
@@ -405,6 +410,83 @@ def test_small_site__is_to_take_the_shared_model(words: list[str]) -> None:
     sizes = {name: one["train"] for name, one in result["data"]["sites"].items()}
     assert max(sizes.values()) < 10 * result["model"]["trainable"]
     assert result["own"]["take"] == dict.fromkeys(SITES, "shared")
+
+
+@pytest.mark.slow
+def test_rule__with_validation_records_looks_at_them_and_at_no_test_record(
+    words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other labels of the test change no choice; those of the validation would."""
+    found = []
+    for flipped in (False, True):
+        options = ("scenario.validation_fraction=0.3", "rounds=3", f"out={words[-1][4:]}-{flipped}")
+        federation, _ = start(config_of(words, *PERSONAL["mr_mtl"], *options))
+        if flipped:
+            for name in SITES:
+                labels = site_of(federation.config, name).data.test.labels
+                labels.setflags(write=True)
+                labels[:] = 1 - labels
+        for number in (1, 2, 3):
+            federation.run_round(number)
+        federation.test()
+        sizes = {name: one.train_records for name, one in federation.enrolment.sites.items()}
+        task, progress = federation.enrolment.task, federation.progress
+        result = own_result(federation.config, task, progress, sizes, 334)
+        assert result is not None
+        validated = progress.validated
+        assert validated is not None
+        better = {
+            name: task.metrics(validated.own.per_site[name])["accuracy"]
+            > task.metrics(validated.per_site[name])["accuracy"]
+            for name in SITES
+        }
+        assert result.take == {name: "own" if is_so else "shared" for name, is_so in better.items()}
+        assert result.by == "validation"
+        found.append((result.take, result.all_sites["accuracy"].value))
+    assert found[0][0] == found[1][0]
+    assert found[0][1] != found[1][1], "the test was another"
+
+
+# --- Handed on --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", slow_but(lambda kind: kind == "head", ["mr_mtl", "head"]))
+def test_export__of_a_site_answers_as_the_model_that_was_tested(
+    words: list[str], tmp_path: Path, kind: str
+) -> None:
+    """Also from the plain export of a run, and the file that the site keeps."""
+    config = config_of(words, *PERSONAL[kind], "rounds=2", "evaluate_every=2")
+    simulate(config, Silent(), Stop())
+    run, made = Path(config.out), tmp_path / "mine"
+    kept, named = kept_model(run, "birch")
+    assert kept == state_files(config)["birch"]
+    export_own(run, kept, made, named)
+    site, result = site_of(config, "birch"), read_result(run)
+    answers = open_model(made).answers(site.data.test.features)
+    found = site.task.score(answers, site.data.test.labels)
+    own = result.own.per_site["birch"]["accuracy"].value if result.own else None
+    wanted = result.final.per_site["birch"]["accuracy"] if own is None else own
+    assert found["accuracy"] == pytest.approx(wanted)
+    assert f"{wanted:.3f}" in (made / "model_card.md").read_text()
+    if kind == "head":
+        with pytest.raises(ConfigError, match="--site NAME"):
+            open_model(run)
+        return
+    export(run, tmp_path / "shared")
+    shared = open_model(tmp_path / "shared").answers(site.data.test.features)
+    assert np.abs(shared - answers).max() > 0.01
+    export_own(tmp_path / "shared", kept, tmp_path / "again")
+    again = open_model(tmp_path / "again").answers(site.data.test.features)
+    assert again.tobytes() == answers.tobytes()
+
+
+def test_export__of_a_site_that_is_none_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    for name in ("nobody", "../../etc"):
+        with pytest.raises(DataError, match="personal-"):
+            kept_model(tmp_path, name)
+    (tmp_path / "personal-x.safetensors").write_bytes(b"nothing")
+    with pytest.raises(DataError, match="holds no model"):
+        read_own(tmp_path / "personal-x.safetensors")
 
 
 # --- What means nothing ---------------------------------------------------------------
