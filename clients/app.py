@@ -26,7 +26,7 @@ from clients.outside import of_records, outside
 from clients.owner import Owner, admit, check_consent, deployed_owner, owner_of
 from clients.secagg import client_of, proposed_cohort, secagg_step
 from clients.site import Site, name_of, open_site
-from clients.studies.consent import DeclinedError, HeldError
+from clients.studies.consent import BEGINS_ROUND, DeclinedError, HeldError
 from clients.supernode.deployed import brings_nothing, commitment, deployed_site, is_deployed
 from fedlearn import __version__
 from fedlearn.agreement import request_digest, route_of
@@ -359,6 +359,9 @@ def _evaluate(message: Message, context: Context, site: Site) -> RecordDict:
         return flower.summed_reply(site.name, stored, ())
     screening.require(site, context, request.run_id)
     evaluation.check(site, context, request)
+    if not evaluation.ends_round(context, request.round):
+        # Of a round that the site has not trained in: one that is paused does not begin it so.
+        check_consent(site.owner, site.config, BEGINS_ROUND, site.now())
     plan = joining.plan_of(site, context)
     spent = evaluation.begin(site, context, plan, request)
     answers = evaluation.graded(site, request)

@@ -53,6 +53,11 @@ def note_trained(context: Context, number: int) -> None:
     _remember(context, trained=max(number, _known(context)["trained"]))
 
 
+def ends_round(context: Context, number: int) -> bool:
+    """Whether an evaluation is that of a round that this site has trained in."""
+    return number <= _known(context)["trained"]
+
+
 def check(site: Site, context: Context, request: TrainRequest) -> None:
     """Refuse an evaluation that the run does not have, or has had; spends and reads nothing.
 

@@ -38,7 +38,10 @@ _BY_OWNER: Final[Mapping[Standing, ByOwner]] = {
     "withdrawn": "withdrawn",
 }
 
-_BEGINS: Final = frozenset({flower.HELLO, flower.JOIN, flower.SCREEN, flower.AFFORD, "train"})
+BEGINS_ROUND: Final = "train"
+"""The step by which a round begins; an evaluation without it is one as well."""
+
+_BEGINS: Final = frozenset({flower.HELLO, flower.JOIN, flower.SCREEN, flower.AFFORD, BEGINS_ROUND})
 """What a study that is paused is not asked: a round that has begun is finished."""
 
 
@@ -83,7 +86,7 @@ class Consent:
         """
         made = self._read(now)
         terms = config.terms.hex()
-        if step == flower.HELLO and self.notes:
+        if step in _BEGINS and self.notes:  # anew: a study that goes on is never forgotten
             self._note(config, now, made)
         roster = decisions.roster_digest(self.roster) if made.made else ""
         standing = made.standing(terms, roster, asks=self.asks)

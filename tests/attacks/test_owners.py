@@ -22,11 +22,14 @@ from clients.studies.view import look
 from fedlearn.cli import main
 from fedlearn.config import RunConfig
 from fedlearn.core.errors import PrivacyError, ProtocolError
+from fedlearn.rounds import Refusal
 from server import owners
 from server.deployment import composed
 from server.federation import Federation
 from server.owners import OwnersWait
 from tests.attacks.lab import RUN_ID, SITES, STRICT, STUDY, Lab
+from tests.attacks.test_evaluation import CLEAR, VICTIM
+from tests.attacks.test_evaluation import asked as evaluated
 from tests.effort import slow_but
 from tests.simulations.small import table
 
@@ -383,3 +386,39 @@ def test_simulation__of_a_site_that_asks_waits_for_nobody_and_is_approved_as_wel
     (study,) = look(file).studies
     assert main(["studies", "approve", str(file), study.terms[:16]]) == 0
     assert main(run) == 0
+
+
+@pytest.mark.slow
+def test_pause__lets_no_evaluation_begin_a_round_and_the_test_least_of_all(tmp_path: Path) -> None:
+    """A coordinator that goes on with models of its own, and trains nobody."""
+    words = ("scenario.validation_fraction=0.3", "training.keep=best", "evaluation=private")
+    lab = Lab.make(tmp_path, "secagg=off", "robust=none", "rounds=3", *words, policy=CLEAR)
+    federation = lab.federate()
+    federation.run_round(1)
+    before = lab.reserved(VICTIM, "evaluation")
+    assert decide(lab, "pause", site=VICTIM) == 0
+    for number in (2, 3, 4):  # the last is the test
+        answer = evaluated(federation, number)
+        assert isinstance(answer, Refusal)
+        assert answer.by_owner == "paused"
+    assert lab.reserved(VICTIM, "evaluation") == before == 1
+    assert decide(lab, "approve", site=VICTIM) == 0
+    assert not isinstance(evaluated(federation, 2), Refusal)
+
+
+@pytest.mark.slow
+def test_study__that_goes_on_can_be_withdrawn_from_however_many_others_ask(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A coordinator that would hide it behind studies that nobody has decided of."""
+    monkeypatch.setattr(asked, "MOST_UNDECIDED", 3)
+    federation, site = started(lab), LEFT[0]
+    for number in range(4):
+        started(lab.again(with_purpose(lab, f"again {number}")))
+    assert decide(lab, "withdraw", site=site) == 2, "hidden, before its next round"
+    federation.run_round(1)
+    assert decide(lab, "withdraw", site=site) == 0
+    assert lab.spent_at(site) == 1
+    with pytest.raises(ProtocolError, match="its owner has withdrawn"):
+        federation.run_round(2)
+    assert lab.spent_at(site) == 1
