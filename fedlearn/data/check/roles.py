@@ -86,6 +86,18 @@ _NAMES: Final[dict[Role, str]] = {
         时间 日期 就诊日期 小时 天 周 月 年 時間 時刻 日付 日時 受診日 시간 날짜 일자 방문일
         الوقت التاريخ الساعة اليوم समय तारीख दिन""",
 }
+_MEASURES: Final = """
+    rank ranking score rating rate ratio count amount total average mean median size share percent
+    percentage pct distance population level volume balance age income revenue sales
+    rang punkte punktzahl bewertung anzahl quote anteil größe entfernung
+    classement note taux nombre distance taille population
+    puntuación rango tasa cantidad tamaño distancia población
+    classificação pontuação taxa quantidade tamanho distância população
+    punteggio classifica tasso numero distanza
+    排名 名次 评分 得分 分数 数量 比例 金额 距离 人数 評分 得分 順位 点数 件数
+    순위 점수 비율"""
+"""Words by which a name ends that is of a number: the rank of a shop is no shop."""
+_WORDS: Final = re.compile(r"[\s_.\-/#:?!()（）]+|(?<=[a-zà-ÿ])(?=[A-Z])")
 _MORE: Final = re.compile(r"(no|number|nr|nummer|s|号|番号|번호)$")
 _CODES: Final = re.compile(r"[\s_.\-/#:?!()（）]+")
 _SHORTEST: Final = 4
@@ -108,8 +120,21 @@ def is_called(name: str, role: Role) -> bool:
     if role == "class":
         return key in known or is_called(name, "label") or _last(name) in known
     if role == "site":
-        return key in known or any(_is_word(word) and word in key for word in known)
+        named = any(_is_word(word) and word in key for word in known)
+        return key in known or (named and not _measures(name))
     return key in known or _MORE.sub("", key) in known
+
+
+@cache
+def _measuring() -> frozenset[str]:
+    return frozenset(map(_key, _MEASURES.split()))
+
+
+def _measures(name: str) -> bool:
+    """Whether a name is that of a number about what it names, as `SHOP_RANK`, `clinicScore`."""
+    last = _key([word for word in _WORDS.split(name) if word][-1])
+    foreign = (word for word in _measuring() if word > "\u0500")  # written without spaces
+    return last in _measuring() or _key(name).endswith(tuple(foreign))
 
 
 def _last(name: str) -> str:

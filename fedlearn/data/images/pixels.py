@@ -18,6 +18,8 @@ from fedlearn.tasks import ImageInput
 
 _GIGABYTE = 10**9
 _DARK = 64
+_DEEP = 17
+"""Above what 12 bits in 16 come to: a single image among brighter ones may well be dark."""
 """A largest value below which images have not the range of their format."""
 
 
@@ -37,14 +39,22 @@ def pixel_notes(where: str, images: NDArray[np.uint8]) -> Iterator[str]:
     """
     if not images.size:
         return
-    largest = int(images.max())
+    flat = images.reshape(len(images), -1, images.shape[3] if images.ndim == 4 else 1)
+    one_colour = (flat == flat[:, :1]).all(axis=(1, 2))
+    brightest, largest = flat.max(axis=(1, 2)), int(images.max())
+    dark = (brightest < _DEEP) & ~one_colour
     if largest < _DARK:
         yield (
             f"{where}: no pixel is above {largest} of 255, so that all are nearly black; scale "
             "them to the range of their format, as where 12 bits are stored in 16"
         )
-    flat = images.reshape(len(images), -1, images.shape[3] if images.ndim == 4 else 1)
-    if constant := int((flat == flat[:, :1]).all(axis=(1, 2)).sum()):
+    elif dark.any():
+        yield (
+            f"{where}: {int(dark.sum())} of {len(images)} images are nearly black, with no pixel "
+            f"above {int(brightest[dark].max())} of 255 beside {largest} in others; scale them to "
+            "the range of their format, as where 12 bits are stored in 16"
+        )
+    if constant := int(one_colour.sum()):
         yield (
             f"{where}: {constant} of {len(images)} images are of one colour throughout; what is "
             "drawn in transparency alone is lost, as it is laid over black"

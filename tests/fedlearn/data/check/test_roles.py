@@ -52,6 +52,31 @@ def test_site__is_not_seen_in_other_words(name: str) -> None:
     assert not is_called(name, "label")
 
 
+@pytest.mark.parametrize(
+    "name", ["SHOP_RANK", "shop rank", "clinicScore", "Filiale-Bewertung", "region.population",
+             "bank_balance", "医院评分", "店舗順位", "hospital_rating"]
+)  # fmt: skip
+def test_site__is_not_a_number_about_one(name: str) -> None:
+    assert not is_called(name, "site")
+
+
+@pytest.mark.parametrize(
+    "name", ["SHOP_NO", "shop", "clinicName", "Filiale-Nr.", "region.code", "bank_branch", "医院",
+             "店舗番号", "hospital number", "site", "haus"]
+)  # fmt: skip
+def test_site__is_called_by_its_name_or_its_number(name: str) -> None:
+    assert is_called(name, "site")
+
+
+def test_check__takes_no_rank_for_the_column_of_sites(tmp_path: Path) -> None:
+    path = tmp_path / "shops.csv"
+    rows = [f"{20 + i % 37},{i % 5},{'ABC'[i % 3]},{i % 2}" for i in range(90)]
+    path.write_text("\n".join(["age,SHOP_RANK,letter,label", *rows]))
+    report = check(path)
+    assert "SHOP_RANK" not in report.sites
+    assert not any(word.startswith("scenario.site") for word in report.settings)
+
+
 def test_gap__in_a_site_or_a_class_is_said(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     rows = [

@@ -43,6 +43,19 @@ def test_image__of_12_bits_in_16_is_dark(tmp_path: Path) -> None:
     assert "no pixel is above 15 of 255" in note
 
 
+def test_image__of_12_bits_among_others_of_8_is_said(tmp_path: Path) -> None:
+    deep, plain = np.arange(64).reshape(8, 8) * 65, np.arange(64).reshape(8, 8) * 4
+    for number in range(6):
+        for label in ("ill", "well"):
+            folder = tmp_path / "scans" / label
+            folder.mkdir(parents=True, exist_ok=True)
+            whole = (deep + number).astype(np.uint16) if number == 3 else plain.astype(np.uint8)
+            whole[0, number] += label == "ill"
+            Image.fromarray(whole).save(folder / f"{number}.png")
+    (hint,) = (one for one in check(tmp_path / "scans").hints if "black" in one)
+    assert "2 of 12 images are nearly black, with no pixel above 15 of 255 beside 25" in hint
+
+
 def test_image__of_floating_point_and_of_dicom_are_no_damage(tmp_path: Path) -> None:
     scan, dicom = tmp_path / "a.tiff", tmp_path / "b.dcm"
     Image.fromarray(np.linspace(-3, 900, 64, dtype=np.float32).reshape(8, 8)).save(scan)
