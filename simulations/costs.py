@@ -24,7 +24,7 @@ from fedlearn.generation.generator import TextGenerator
 from fedlearn.generation.grading import passages_as_records
 from fedlearn.metrics.sums import Sums
 from fedlearn.prediction import Predictor
-from fedlearn.report.derived import AlikeAnswers, Compared, Weigh, Weighed
+from fedlearn.report.made_smaller import AlikeAnswers, Compared, Weigh, Weighed
 from fedlearn.results.reading import read_bytes, read_result
 from fedlearn.results.result import ResultFile
 from fedlearn.tasks import Targets, Task

@@ -34,7 +34,6 @@ from fedlearn.models import Learner
 from fedlearn.models.folders import KEY
 from fedlearn.models.int8 import single_precision
 from fedlearn.prediction import ModelFile, Predictor
-from fedlearn.report.derived import Costs, Learned
 from fedlearn.report.export import (
     ASKED,
     checked_run,
@@ -44,6 +43,7 @@ from fedlearn.report.export import (
     write_texts,
 )
 from fedlearn.report.facts import Facts, public_settings
+from fedlearn.report.made_smaller import Costs, Learned
 from fedlearn.report.written import Samples
 from fedlearn.results.folder import RunFolder
 from fedlearn.results.reading import read_bytes

@@ -190,7 +190,7 @@ def refuse_other_forms(word: str) -> None:
 def say_costs(folder: Path) -> None:
     """What was lost where something was made of a model, line by line."""
     from fedlearn.prediction import described
-    from fedlearn.report.derived import in_words, read_costs
+    from fedlearn.report.made_smaller import in_words, read_costs
 
     if (costs := read_costs(folder)) is not None:
         file = described(folder)

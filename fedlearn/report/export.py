@@ -29,9 +29,17 @@ from fedlearn.core.vector import Vector, vector_digest
 from fedlearn.core.weights import values_of
 from fedlearn.data.texts.folders import PINNED
 from fedlearn.prediction import ModelFile, Predictor
-from fedlearn.report.derived import Costs, Held, Weigh, Weighed, sites_of, texts_of, write_costs
 from fedlearn.report.facts import Facts, public_settings
 from fedlearn.report.forms import FORMS, INT8, README, base_of, front_matter, loading, write_int8
+from fedlearn.report.made_smaller import (
+    Costs,
+    Held,
+    Weigh,
+    Weighed,
+    sites_of,
+    texts_of,
+    write_costs,
+)
 from fedlearn.report.texts import code_block, render, texts
 from fedlearn.report.written import Samples, public_prompts, samples_of
 from fedlearn.results.categories import Categories, kept_categories
@@ -185,14 +193,14 @@ def write_texts(
 ) -> None:
     """Card and statement, and `costs.json` of what was made of the model; `own_site` is whose own
     model it is, if it is that of one site."""
-    derived = texts_of(costs, facts.task, facts.language)
-    values = {**facts.texts, "samples": samples, "block": code_block, "derived": derived}
+    smaller = texts_of(costs, facts.task, facts.language)
+    values = {**facts.texts, "samples": samples, "block": code_block, "smaller": smaller}
     values |= {"costs": costs, "own_site": own_site}
     card = render("model_card.md.j2", settings=code_block(facts.settings), **values)
     (folder / CARD).write_text(card, encoding="utf-8")
     if costs is not None:
         write_costs(folder, costs)
-    statement = render("privacy_statement.md.j2", derived=derived, **facts.texts)
+    statement = render("privacy_statement.md.j2", smaller=smaller, **facts.texts)
     (folder / STATEMENT).write_text(statement, encoding="utf-8")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fedlearn.report.derived import Costs
+    from fedlearn.report.made_smaller import Costs
 
 
 def distill(

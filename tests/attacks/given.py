@@ -41,9 +41,9 @@ from fedlearn.report.comparison import (
     read_comparison,
     write_comparison,
 )
-from fedlearn.report.derived import read_costs
 from fedlearn.report.export import export
 from fedlearn.report.inversion import read_inversion, write_inversion
+from fedlearn.report.made_smaller import read_costs
 from fedlearn.report.page import write_report
 from fedlearn.results.reading import read_result, task_of
 from fedlearn.tasks import CLASSIFICATION

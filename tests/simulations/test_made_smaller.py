@@ -17,8 +17,8 @@ from fedlearn.cli import main
 from fedlearn.config import load
 from fedlearn.core.errors import ConfigError, DataError
 from fedlearn.core.language import codes, language
-from fedlearn.report.derived import in_words, read_costs
 from fedlearn.report.export import export, open_model
+from fedlearn.report.made_smaller import in_words, read_costs
 from simulations.costs import weighing
 from simulations.overlap import Overlap
 

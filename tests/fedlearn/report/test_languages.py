@@ -23,8 +23,8 @@ from fedlearn.core.language import (
     message,
     read,
 )
-from fedlearn.report.derived import AlikeAnswers, Compared, Costs, Weighed, texts_of
 from fedlearn.report.facts import Facts
+from fedlearn.report.made_smaller import AlikeAnswers, Compared, Costs, Weighed, texts_of
 from fedlearn.report.page import write_report
 from fedlearn.report.texts import (
     TEMPLATES,
@@ -267,10 +267,10 @@ def test_statement__verdict_and_card_are_in_the_language_and_settings_as_typed(
     assert not ENGLISH_WORDS.search(text.replace("connect the dots", "")), text
     epsilon = re.findall(r"(?i:epsilon)\D{1,3}([\d.,]+)", text)
     assert epsilon
-    derived = texts_of(costs_for(result), facts.task, facts.language)
-    assert not ENGLISH_WORDS.search(" ".join(derived.lines("size") + derived.lines("cost")))
+    smaller = texts_of(costs_for(result), facts.task, facts.language)
+    assert not ENGLISH_WORDS.search(" ".join(smaller.lines("size") + smaller.lines("cost")))
     written = {**facts.texts, "samples": Samples(failed=True), "block": code_block}
-    written |= {"derived": derived, "costs": costs_for(result)}
+    written |= {"smaller": smaller, "costs": costs_for(result)}
     card = render("model_card.md.j2", settings="", **written)
     assert not ENGLISH_WORDS.search(card.split("SHA-256")[0]), card
 

@@ -154,7 +154,7 @@ def read_costs(folder: Path) -> Costs | None:
 
 
 def texts_of(costs: Costs | None, task: Task, language: Locale = ENGLISH) -> Any:
-    """The blocks of the template `derived`; None where nothing was made of the model."""
+    """The blocks of the template `made_smaller`; None where nothing was made of the model."""
     if costs is None:
         return None
     tests = message("the test records of all sites")
@@ -165,7 +165,7 @@ def texts_of(costs: Costs | None, task: Task, language: Locale = ENGLISH) -> Any
         "reason": why(costs),
         "source": language.say(tests) if costs.weighed.source == "tests" else costs.weighed.source,
     }
-    return texts(values, "derived")["derived"]
+    return texts(values, "made_smaller")["made_smaller"]
 
 
 def why(costs: Costs) -> Message | str:
