@@ -36,15 +36,15 @@ from fedlearn.data import SCENARIOS, Csv, OwnPassages, OwnText, Scenario
 from fedlearn.data.datasets.archives import default_cache
 from fedlearn.data.tables import columns
 from fedlearn.data.tables.buckets import bucket_names
-from fedlearn.data.tables.csv import read_rows, taken_rows
 from fedlearn.data.tables.csv_columns import category_codes, not_numbers, numbers_of, scaled
+from fedlearn.data.tables.csv_rows import read_rows, taken_rows
 from fedlearn.data.tables.deidentify import deidentified
 from fedlearn.data.tables.excel import is_excel
 from fedlearn.data.tables.reading import read_file
 from fedlearn.data.tables.scaling import reads_records
 from fedlearn.data.tables.spelling import spelled
 from fedlearn.data.tables.table import Table
-from fedlearn.data.texts.files import is_lines, keys_of, read_objects, table_of
+from fedlearn.data.texts.json_lines import is_lines, keys_of, read_objects, table_of
 from fedlearn.data.texts.tokens import tokenize
 from fedlearn.models import MODELS, Finetune, Model
 from fedlearn.models.int8 import read_back

@@ -27,7 +27,7 @@ from fedlearn.core.errors import ConfigError, DataError
 from fedlearn.core.files import PRIVATE, possible, write_atomically
 from fedlearn.core.rng import Streams
 from fedlearn.core.vector import Vector, load_vector
-from fedlearn.data.texts.files import cell, is_lines, read_objects
+from fedlearn.data.texts.json_lines import cell, is_lines, read_objects
 from fedlearn.data.texts.pieces import Pieces, pieces_of
 from fedlearn.data.texts.tokens import tokenize
 from fedlearn.models.model import SearchingModel

@@ -14,7 +14,8 @@ from fedlearn.core.errors import ConfigError, DataError, refuse
 from fedlearn.data.arrays import keep_arrays, keep_table
 from fedlearn.data.tables.cells import Cells
 from fedlearn.data.tables.columns import MISSING
-from fedlearn.data.tables.csv import Csv, read_rows
+from fedlearn.data.tables.csv import Csv
+from fedlearn.data.tables.csv_rows import read_rows
 from simulations.api.asking import words_of
 
 

@@ -21,8 +21,8 @@ from fedlearn.data.tables.excel import is_excel, read_excel, sheets_note, sheets
 from fedlearn.data.tables.heads import guess_separator, header_problem, holds_units
 from fedlearn.data.tables.parquet import is_parquet, not_cells, read_parquet
 from fedlearn.data.tables.table import Separator, Table
-from fedlearn.data.texts.files import Objects, is_lines, keys_of, read_objects
 from fedlearn.data.texts.huggingface import is_saved
+from fedlearn.data.texts.json_lines import Objects, is_lines, keys_of, read_objects
 from fedlearn.data.texts.passages import objects_of
 
 

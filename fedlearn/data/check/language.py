@@ -20,7 +20,8 @@ from fedlearn.data.tables.guess import quoted
 from fedlearn.data.tables.table import some_lines
 from fedlearn.data.texts import personal
 from fedlearn.data.texts.chat import checked_messages
-from fedlearn.data.texts.files import Objects, cell, copies_in, keys_of, lines_of_lists
+from fedlearn.data.texts.files import copies_in
+from fedlearn.data.texts.json_lines import Objects, cell, keys_of, lines_of_lists
 from fedlearn.data.texts.language import LanguageTokens
 from fedlearn.data.texts.passages import OwnPassages
 

@@ -21,7 +21,7 @@ from fedlearn.data.tables.columns import MISSING, Column
 from fedlearn.data.tables.guess import quoted
 from fedlearn.data.tables.parquet import holds_cells
 from fedlearn.data.tables.table import Table
-from fedlearn.data.texts import files, huggingface, personal
+from fedlearn.data.texts import huggingface, json_lines, personal
 from fedlearn.data.texts.documents import FEW_UNKNOWN, MOST_UNKNOWN, unknown_pieces
 from fedlearn.data.texts.tokens import Tokenizer, tokenize, units
 
@@ -104,7 +104,7 @@ def with_texts(report: Report, table: Table, scenario: str, written: Sequence[st
     )
 
 
-def table_of_objects(path: Path, rows: files.Objects) -> tuple[Table, tuple[str, ...]]:
+def table_of_objects(path: Path, rows: json_lines.Objects) -> tuple[Table, tuple[str, ...]]:
     """Objects as a table, and facts; a key that an object lacks is an empty cell.
 
     Keys whose values are lists, wherever they are given, are left aside.
@@ -112,10 +112,12 @@ def table_of_objects(path: Path, rows: files.Objects) -> tuple[Table, tuple[str,
     Raises:
         DataError: lines hold a list where others hold none; all of them.
     """
-    given = {key: sum(row.get(key) is not None for _, row in rows) for key in files.keys_of(rows)}
-    lists = {key: len(files.lines_of_lists(rows, key)) for key in given}
+    given = {
+        key: sum(row.get(key) is not None for _, row in rows) for key in json_lines.keys_of(rows)
+    }
+    lists = {key: len(json_lines.lines_of_lists(rows, key)) for key in given}
     aside = [key for key in given if lists[key] and lists[key] == given[key]]
-    table = files.table_of(path, rows, [key for key in given if key not in aside])
+    table = json_lines.table_of(path, rows, [key for key in given if key not in aside])
     return table, tuple(_left_aside(aside))
 
 

@@ -25,37 +25,26 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
 from fedlearn.core.errors import ConfigError, refuse
 from fedlearn.core.settings import Count, Name, Probability, Value, ValueName, config
-from fedlearn.data.arrays import is_kept, kept_table
+from fedlearn.data.arrays import is_kept
 from fedlearn.data.persons import (
     MOST_RECORDS,
     PersonColumn,
-    Persons,
     RecordsPerPerson,
-    in_bytes,
-    nobody_note,
-    persons_of,
 )
 from fedlearn.data.pool import Pool
 from fedlearn.data.scenario import Reading, Scenario
-from fedlearn.data.split import by_content, rows_of
-from fedlearn.data.tables import columns, csv_notes, scaling, series
+from fedlearn.data.tables import columns, csv_notes, series
 from fedlearn.data.tables.buckets import Buckets, bucket_names
-from fedlearn.data.tables.by_time import parts_by_time
-from fedlearn.data.tables.columns import Column
 from fedlearn.data.tables.csv_columns import (
     attributes,
-    category_codes,
     describe,
-    found_categories,
-    gap_columns,
     left_open,
     numbers_of,
-    scaled,
+    pool_of,
 )
 from fedlearn.data.tables.csv_problems import (
     check_events,
@@ -64,25 +53,27 @@ from fedlearn.data.tables.csv_problems import (
     feature_problems,
     identifier_problems,
     label_column,
-    parts,
     range_problems,
     settings_problems,
     site_problems,
     translation,
 )
+from fedlearn.data.tables.csv_rows import (
+    labelled_rows,
+    owners_of,
+    parts_of,
+    read_rows,
+    spelled_alike,
+)
 from fedlearn.data.tables.deidentify import Deidentify, deidentified
 from fedlearn.data.tables.excel import sheets_note
 from fedlearn.data.tables.heads import Header
 from fedlearn.data.tables.moments import Dates
-from fedlearn.data.tables.parquet import from_arrow
-from fedlearn.data.tables.reading import read_file
 from fedlearn.data.tables.scaling import Ranges, Scaling
-from fedlearn.data.tables.schema import schemas_of
-from fedlearn.data.tables.spelling import Spellings, spelled
-from fedlearn.data.tables.table import Separator, Table
+from fedlearn.data.tables.table import Separator
 from fedlearn.data.tables.translation import Unit, in_order
 from fedlearn.data.tables.written import Way
-from fedlearn.tasks import LabelColumn, TableInput, TaskConfig, TaskForm, named_classes
+from fedlearn.tasks import TaskConfig, named_classes
 
 
 @config
@@ -212,16 +203,16 @@ class Csv(Scenario):
             table = in_order(table, self.numeric, {*self.categories, *self.buckets})
         names, is_open = feature_names(self, table), task.is_open(label_column(self, table))
         reading.require(left_open(self, names, classes=is_open))
-        table, several = _spelled(self, task, table, by_record=by_record)
+        table, several = spelled_alike(self, task, table, by_record=by_record)
         table = series.spread(self, table) if self.record else table
-        persons, notes = _persons(self, table)
-        rows, is_train, is_validation, of_neither = _parts(self, reading, table, persons)
+        persons, notes = owners_of(self, table)
+        rows, is_train, is_validation, of_neither = parts_of(self, reading, table, persons)
         table, notes = table.take(rows), notes + of_neither
         persons = None if persons is None else persons[rows]
         table = deidentified(
             self.deidentify, table, self.missing, self.decimal, by_record=by_record
         )
-        labelled, others = _with_label(self, table, task if by_record else None, persons)
+        labelled, others = labelled_rows(self, table, task if by_record else None, persons)
         table, is_train = table.take(labelled), is_train[labelled]
         is_validation = None if is_validation is None else is_validation[labelled]
         labels = label_column(self, table)
@@ -237,7 +228,7 @@ class Csv(Scenario):
         sites = np.array(table.column(self.site)) if self.site else None
         if not by_record:
             refuse(range_problems(self, numeric, raw, sites))
-        pool = _pool(self, task, labels, features, raw, table, sites, is_train)
+        pool = pool_of(self, task, labels, features, raw, table, sites, is_train)
         pool = replace(pool, is_validation=is_validation)
         notes += [*sheets_note(Path(self.path), self.sheet), *others]
         notes += [*csv_notes.notes(self, table, features, several)]
@@ -340,162 +331,9 @@ class Csv(Scenario):
         return None if self.record or self.deidentify.hash else self
 
 
-def _parts(
-    config: Csv, reading: Reading, table: Table, persons: Persons | None
-) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.bool_] | None, list[str]]:
-    """The rows that are used, which of these are trained on, and which validated on where the
-    table itself says so; notes about others."""
-    rows = np.arange(len(table))
-    if config.part:
-        used, is_train, notes = parts(config, table)
-        return used, is_train, None, notes
-    if config.split == "time":
-        owners = series.owners_of(config, table) if config.record else None
-        owners = owners if persons is None else persons.tolist()
-        found = parts_by_time(config, table, owners, by_record=reading.by_record)
-        validation = found.validation[found.known] if config.validates else None
-        return np.flatnonzero(found.known), found.train[found.known], validation, []
-    contents = _contents(config, table, persons)
-    return rows, by_content(contents, config.test_fraction, reading.streams), None, []
-
-
 def _another_record(own: Csv, of_run: Csv) -> str:
     one, other = (scenario.one_record() or "a row" for scenario in (own, of_run))
     return (
         f"data.record={own.record}: in this site's file one record is {one}, in the run {other}; "
         "privacy is promised to one record, so both must be the same"
     )
-
-
-def read_rows(config: Csv, *, by_record: bool = False) -> Table:
-    """The file, or what is in memory, as a table in the words of the config.
-
-    Raises as `read_file` does, and as `Translation.of`.
-    """
-    path = Path(config.path)
-    aside = {*config.drop}  # by their names in the file as well
-    aside.update(theirs for theirs, name in config.rename.items() if name in config.drop)
-    if is_kept(config.path):
-        table = from_arrow(path, kept_table(config.path), config.decimal, aside=aside)
-    else:
-        table = read_file(
-            path,
-            config.separator,
-            config.encoding,
-            config.decimal,
-            by_record=by_record,
-            names=config.names,
-            header=config.header,
-            aside=aside,
-            sheet=config.sheet,
-        )
-    return translation(config).of(table, config.missing, config.decimal)
-
-
-def _spelled(
-    config: Csv, task: TaskConfig, table: Table, *, by_record: bool
-) -> tuple[Table, dict[str, list[Spellings]]]:
-    """The table with one text for every value of a role or a category, and what had several.
-
-    Read `by_record`, a value is what the config names, or is as it stands: other records decide
-    nothing.
-    """
-    named = {**config.categories, **({config.label: config.classes} if config.classes else {})}
-    label = config.label if task.is_open(label_column(config, table)) else ""
-    owners = [name for name in (config.record, config.person) if name]
-    roles = [name for name in (label, config.site, *owners) if name]
-    features = feature_names(config, table)
-    found = owners
-    if not by_record:
-        found = [*roles, *found_categories(config, table, features)]
-    rest = [name for name in dict.fromkeys(found) if name not in named]
-    return spelled(table, config.decimal, named=named, found=rest, persons=owners)
-
-
-def _pool(
-    config: Csv,
-    task: TaskConfig,
-    column: LabelColumn,
-    features: list[Column],
-    raw: NDArray[np.float64],
-    table: Table,
-    sites: NDArray[np.str_] | None,
-    is_train: NDArray[np.bool_],
-) -> Pool:
-    numeric = [column for column in features if column.kind == "numeric"]
-    categorical = [column for column in features if column.kind == "categorical"]
-    gaps = gap_columns(config, numeric, raw)
-    values = scaled(config, [column.name for column in numeric], raw)
-    absent = np.isnan(raw[:, [numeric.index(column) for column in gaps]])
-    coded = [
-        category_codes(config, table.cells(column.name), column.name, column.categories)
-        for column in categorical
-    ]
-    classes, labels = task.encode(column)
-    shape = TableInput(
-        numeric=len(numeric) + len(gaps),
-        cardinalities=tuple(len(column.categories) + 1 for column in categorical),
-        names=(
-            *(column.name for column in numeric),
-            *(f"{column.name}_missing" for column in gaps),
-            *(column.name for column in categorical),
-        ),
-        squashed=scaling.squashed(config.scaling, [column.name for column in numeric]),
-    )
-    return Pool(
-        name=Path(config.path).stem,
-        task=task.of(TaskForm(input=shape, classes=classes)),
-        features=np.column_stack([values, absent, *coded]).astype(np.float32),
-        labels=labels,
-        is_train=is_train,
-        natural_site=sites,
-        standardise_per_site=scaling.reads_records(config.scaling),
-        schemas=schemas_of(numeric, gaps, categorical, raw, sites),
-    )
-
-
-def _with_label(
-    config: Csv, table: Table, task: TaskConfig | None, persons: Persons | None
-) -> tuple[NDArray[np.int64], list[str]]:
-    """The rows that have a label, which `task` can read where it is given; a note about others.
-
-    And a person, where records are somebody's.
-    """
-    labels = table.cells(config.label)
-    absent = labels.among(config.missing)[labels.codes]
-    if task is not None:
-        absent |= task.unreadable(label_column(config, table))
-    unlabelled = np.flatnonzero(absent)
-    notes = [f"{config.path}: {table.places(unlabelled)}: no label, left out"]
-    if persons is not None:
-        absent |= persons == ""
-    return np.flatnonzero(~absent), notes if unlabelled.size else []
-
-
-def _persons(config: Csv, table: Table) -> tuple[Persons | None, list[str]]:
-    """Whose every row is, where the config says by what; a note about rows that are nobody's."""
-    if not config.person:
-        return None, []
-    persons = persons_of(table.cells(config.person), config.missing, config.decimal)
-    if not len(nobody := np.flatnonzero(persons == "")):
-        return persons, []
-    return persons, [nobody_note(config.path, config.person, table.places(nobody))]
-
-
-def taken_rows(config: Csv, table: Table) -> Table:
-    """The rows that a run takes before it looks at features: those of a part and of somebody, where
-    columns say so, that have a label."""
-    if config.part in table.header:
-        table = table.take(parts(config, table)[0])
-    persons, _ = _persons(config, table) if config.person in table.header else (None, [])
-    labelled, _ = _with_label(config, table, None, persons)
-    return table.take(labelled)
-
-
-def _contents(config: Csv, table: Table, persons: Persons | None) -> Iterator[bytes]:
-    """What decides whether a row is trained on or tested on."""
-    if persons is not None:
-        return in_bytes(persons)
-    if config.record:
-        return map(str.encode, table.cells(config.record).each())
-    return rows_of(table, config.decimal, aside=(config.site,))

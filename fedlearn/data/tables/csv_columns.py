@@ -8,18 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedlearn.data.tables import columns, identifiers, scaling
+from fedlearn.data.pool import Pool
+from fedlearn.data.tables import columns, scaling
 from fedlearn.data.tables.buckets import bucket_names, buckets_of
 from fedlearn.data.tables.cells import Cells, codes_of
 from fedlearn.data.tables.columns import Column
+from fedlearn.data.tables.identifier_names import suspect_name
+from fedlearn.data.tables.identifiers import suspect_values
+from fedlearn.data.tables.schema import schemas_of
 from fedlearn.data.tables.spelling import may_be_categories
 from fedlearn.data.tables.table import Table
 from fedlearn.metrics.fairness import Attribute
+from fedlearn.tasks import LabelColumn, TableInput, TaskConfig, TaskForm
 
 if TYPE_CHECKING:
     from fedlearn.data.tables.csv import Csv
@@ -55,9 +61,9 @@ def describe(config: Csv, table: Table, name: str, *, by_record: bool = False) -
     cells = table.cells(name)
     found = columns.describe(name, cells, missing=config.missing, decimal=config.decimal)
     if by_record and name in (*config.numeric, *config.categories, *config.buckets):
-        found = replace(found, identifier=identifiers.suspect_name(name))
+        found = replace(found, identifier=suspect_name(name))
     if name in config.deidentify.treated:  # its name still says what it was
-        seen = "" if by_record else identifiers.suspect_values(cells, found.kind == "numeric")
+        seen = "" if by_record else suspect_values(cells, found.kind == "numeric")
         found = replace(found, identifier=seen)
     if name in config.allow_identifiers:
         found = replace(found, identifier="")
@@ -122,3 +128,46 @@ def attributes(
     if group_by in config.numeric if by_record else column.kind == "numeric":
         return {group_by: cells.numbers(config.decimal)[cells.codes]}
     return {group_by: np.array(table.column(group_by), np.str_)}
+
+
+def pool_of(
+    config: Csv,
+    task: TaskConfig,
+    column: LabelColumn,
+    features: list[Column],
+    raw: NDArray[np.float64],
+    table: Table,
+    sites: NDArray[np.str_] | None,
+    is_train: NDArray[np.bool_],
+) -> Pool:
+    """The records of a table, whose columns and labels were found to be right."""
+    numeric = [column for column in features if column.kind == "numeric"]
+    categorical = [column for column in features if column.kind == "categorical"]
+    gaps = gap_columns(config, numeric, raw)
+    values = scaled(config, [column.name for column in numeric], raw)
+    absent = np.isnan(raw[:, [numeric.index(column) for column in gaps]])
+    coded = [
+        category_codes(config, table.cells(column.name), column.name, column.categories)
+        for column in categorical
+    ]
+    classes, labels = task.encode(column)
+    shape = TableInput(
+        numeric=len(numeric) + len(gaps),
+        cardinalities=tuple(len(column.categories) + 1 for column in categorical),
+        names=(
+            *(column.name for column in numeric),
+            *(f"{column.name}_missing" for column in gaps),
+            *(column.name for column in categorical),
+        ),
+        squashed=scaling.squashed(config.scaling, [column.name for column in numeric]),
+    )
+    return Pool(
+        name=Path(config.path).stem,
+        task=task.of(TaskForm(input=shape, classes=classes)),
+        features=np.column_stack([values, absent, *coded]).astype(np.float32),
+        labels=labels,
+        is_train=is_train,
+        natural_site=sites,
+        standardise_per_site=scaling.reads_records(config.scaling),
+        schemas=schemas_of(numeric, gaps, categorical, raw, sites),
+    )

@@ -9,19 +9,16 @@ texts is private only as far as the privacy of the run goes.
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import field, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedlearn.core.errors import ConfigError, DataError, refuse
 from fedlearn.core.settings import Count, Name, Probability, Value, ValueName, config
-from fedlearn.data import memory
 from fedlearn.data.datasets.minilm import MINILM
 from fedlearn.data.persons import (
     MOST_RECORDS,
@@ -35,8 +32,6 @@ from fedlearn.data.persons import (
 from fedlearn.data.pool import Pool
 from fedlearn.data.scenario import Reading, Scenario
 from fedlearn.data.split import by_content
-from fedlearn.data.tables.cells import clean_text, encode
-from fedlearn.data.tables.content import read_loose_text, read_text
 from fedlearn.data.tables.excel import sheets_note
 from fedlearn.data.tables.heads import Header
 from fedlearn.data.tables.reading import read_file
@@ -47,16 +42,14 @@ from fedlearn.data.tables.spelling import (
     spelled,
     taken_as_one,
 )
-from fedlearn.data.tables.table import Separator, Table, some_lines
+from fedlearn.data.tables.table import Separator, Table
 from fedlearn.data.texts import personal
 from fedlearn.data.texts.documents import MOST_UNKNOWN, pool_of
+from fedlearn.data.texts.json_lines import any_list, is_lines, keys_of, read_objects, table_of
 from fedlearn.data.texts.tokens import Tokenizer
 from fedlearn.tasks import LabelColumn, TaskConfig, named_classes
 
-_LINE_END = re.compile(r"\r\n?|\n")  # JSON writes these signs otherwise inside of a value
 Flags = NDArray[np.bool_]
-Objects = list[tuple[int, dict[str, Any]]]
-"""The objects of a file, each with its line."""
 
 
 @config
@@ -249,86 +242,6 @@ def _spelling_notes(
         cells = kept.cells(name)
         if groups := lookalikes(cells.texts(cells.counts > 0)):
             yield f"{config.path}: column {name!r}: {may_be_one(groups)}"
-
-
-def is_lines(path: Path) -> bool:
-    """Whether the file is called as one that holds a JSON object a line."""
-    return path.suffix.lower() in (".jsonl", ".ndjson")
-
-
-def read_objects(path: Path, encoding: str, *, by_record: bool = False) -> Objects:
-    """The objects of a file of lines, and the line of each; empty lines are passed over.
-
-    What an object in an object holds is a value of its own: `{"meta": {"kind": 1}}` is
-    `{"meta.kind": 1}`.
-
-    Raises:
-        DataError: the file cannot be read, or lines hold something else; all of them. Read
-            `by_record`, such lines are left out, also where they are all of it.
-    """
-    rows, wrong = [], []
-    read = read_loose_text if by_record else read_text
-    text = read(path, encoding, memory.PROSE_FACTOR)
-    for line, content in enumerate(_LINE_END.split(text), start=1):
-        if not content.strip():
-            continue
-        try:
-            row = json.loads(content)
-            flat = _flat(row) if isinstance(row, dict) else None
-        except (ValueError, RecursionError):  # since Python 3.12 JSON goes deeper than code of ours
-            flat = None
-        if flat is None:
-            wrong.append(line)
-        else:
-            rows.append((line, flat))
-    if wrong and not by_record:
-        raise DataError(f"{path}: {some_lines(wrong)}: not a JSON object; one a line is expected")
-    return rows
-
-
-def _flat(row: dict[str, Any]) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in row.items():
-        inside = _flat(value) if isinstance(value, dict) else None
-        name = clean_text(key)
-        flat |= {name: value} if inside is None else {f"{name}.{k}": v for k, v in inside.items()}
-    return flat
-
-
-def keys_of(rows: Objects) -> tuple[str, ...]:
-    """All keys of the objects, as they first appear."""
-    return tuple({key: None for _, row in rows for key in row})
-
-
-def any_list(row: Mapping[str, Any], keys: Sequence[str]) -> bool:
-    """Whether one of the keys holds a list, which is no text and no number."""
-    return any(isinstance(row.get(key), list) for key in keys)
-
-
-def lines_of_lists(rows: Objects, key: str) -> list[int]:
-    """Where the value of `key` is a list."""
-    return [line for line, row in rows if isinstance(row.get(key), list)]
-
-
-def table_of(path: Path, rows: Objects, keys: Sequence[str]) -> Table:
-    """Some keys of the objects as a table; one that an object lacks is an empty cell.
-
-    Raises:
-        DataError: they hold lists; all of these.
-    """
-    refuse(
-        f"{path}: {some_lines(found)}: {key!r} holds no text and no number"
-        for key in keys
-        if (found := lines_of_lists(rows, key))
-    )
-    columns = tuple(encode([cell(row.get(key)) for _, row in rows]) for key in keys)
-    lines = np.array([line for line, _ in rows])
-    return Table(header=tuple(keys), columns=columns, lines=lines)
-
-
-def cell(value: object) -> str:
-    """A value as text without spaces around it; what is missing is empty."""
-    return "" if value is None else str(value).strip()
 
 
 def check_names(config: OwnTexts, header: Sequence[str], where: str) -> None:

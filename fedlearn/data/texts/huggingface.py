@@ -25,7 +25,8 @@ from fedlearn.data.pool import Pool
 from fedlearn.data.scenario import Reading
 from fedlearn.data.tables.cells import encode
 from fedlearn.data.tables.table import Table
-from fedlearn.data.texts.files import OwnText, OwnTexts, cell, check_names, pool_of_table
+from fedlearn.data.texts.files import OwnText, OwnTexts, check_names, pool_of_table
+from fedlearn.data.texts.json_lines import cell
 
 
 @config

@@ -35,8 +35,9 @@ from fedlearn.data.tables.reading import read_file
 from fedlearn.data.tables.table import Separator, Table, some_lines
 from fedlearn.data.texts import personal
 from fedlearn.data.texts.chat import Conversations
-from fedlearn.data.texts.files import Objects, cell, copies_in, is_lines, keys_of, read_objects
+from fedlearn.data.texts.files import copies_in
 from fedlearn.data.texts.folders import PINNED
+from fedlearn.data.texts.json_lines import Objects, cell, is_lines, keys_of, read_objects
 from fedlearn.data.texts.language import (
     Encoder,
     LanguageTokens,

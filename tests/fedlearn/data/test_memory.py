@@ -16,7 +16,7 @@ from fedlearn.data import memory
 from fedlearn.data.check.files import check
 from fedlearn.data.tables import csv
 from fedlearn.data.tables.delimited import read_table
-from fedlearn.data.texts import files
+from fedlearn.data.texts import json_lines
 from fedlearn.data.texts.files import OwnText
 from fedlearn.data.texts.tokens import Tokenizer
 
@@ -61,7 +61,7 @@ def test_memory__of_texts_is_estimated_to_within_a_small_factor(tmp_path: Path, 
     path.write_text("\n".join(lines), encoding="utf-8")
     tracemalloc.start()
     try:
-        files.read_objects(path, "utf-8")
+        json_lines.read_objects(path, "utf-8")
         taken = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

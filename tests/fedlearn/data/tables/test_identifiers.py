@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from fedlearn.data.check.files import check
 from fedlearn.data.tables.cells import encode
 from fedlearn.data.tables.columns import describe
-from fedlearn.data.tables.identifiers import suspect, suspect_name, suspect_values
+from fedlearn.data.tables.identifier_names import suspect_name
+from fedlearn.data.tables.identifiers import suspect, suspect_values
 
 from ....effort import examples
 from ..inputs import given as file_given
