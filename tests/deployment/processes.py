@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fedlearn.privacy.noise import TEST_NOISE
+from tests import warm
 
 from .world import World
 
@@ -33,6 +34,8 @@ class Stage:
     """The seed of noise that repeats; None for real noise."""
     options: Sequence[str] = QUICK
     """What all runs have in common."""
+    cold: bool = False
+    """Whether Python itself is started for every program, as by their users."""
     started: list[subprocess.Popen[bytes]] = field(default_factory=list)
     sites: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
@@ -97,8 +100,10 @@ class Stage:
         module: str = "fedlearn",
         extra: Mapping[str, str] | None = None,
     ) -> subprocess.Popen[bytes]:
+        # What is loaded before all else is loaded by Python alone.
+        begin = subprocess.Popen if self.cold or extra else warm.Popen
         with log.open("ab") as output:
-            process = subprocess.Popen(
+            process = begin(
                 [sys.executable, "-m", module, *arguments],
                 cwd=folder, env={**environment(self.noise), **(extra or {})},
                 stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
@@ -126,10 +131,10 @@ class Stage:
 
 @contextmanager
 def staged(
-    world: World, noise: str | None = "7", options: Sequence[str] = QUICK
+    world: World, noise: str | None = "7", options: Sequence[str] = QUICK, *, cold: bool = False
 ) -> Iterator[Stage]:
     """A stage whose processes are ended, whatever happens."""
-    stage = Stage(world, noise, options)
+    stage = Stage(world, noise, options, cold)
     try:
         yield stage
     finally:

@@ -27,7 +27,7 @@ PROVED = ("secagg=two_server", "robust=proofs", "privacy=none", "rounds=2", "eva
 def stage(tmp_path_factory: pytest.TempPathFactory, heart_archive: Path) -> Iterator[Stage]:
     world = make_world(tmp_path_factory.mktemp("federation"))
     with_notary(world)
-    with staged(world) as running:
+    with staged(world, cold=True) as running:
         for name in world.sites:
             running.site(name)
         folder = world.root / NOTARY

@@ -36,7 +36,7 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def stage(tmp_path_factory: pytest.TempPathFactory, heart_archive: Path) -> Iterator[Stage]:
     world = make_world(tmp_path_factory.mktemp("federation"))
-    with staged(world) as running:
+    with staged(world, cold=True) as running:
         for name in world.sites:
             running.site(name)
         yield running
