@@ -281,6 +281,8 @@ def task_problems(config: RunConfig, task: Task) -> list[str]:
             f"task={config.task.kind}: the records of scenario={config.scenario.kind} are for "
             f"task={task.kind}; choose that, or another scenario"
         ]
+    if task.several and not config.screening.idle:
+        problem = f"it compares classes, and with task={task.kind} a record has several"
     return [
         *([_screening(config, problem)] if problem else []),
         *models.problems(config.model, task),

@@ -129,7 +129,11 @@ def disjoint_notes(task: Task, sites: Mapping[str, SiteData]) -> Iterator[str]:
     if len(sites) < 2 or not task.classes:
         return
     theirs = {
-        name: {*np.unique(task.strata(np.concatenate([site.train.labels, site.test.labels])))}
+        name: {
+            place
+            for place in np.unique(task.strata(np.concatenate([p.labels for p in site.parts])))
+            if place < len(task.classes)  # a record may be of none
+        }
         for name, site in sites.items()
     }
     for name, own in theirs.items():

@@ -49,6 +49,8 @@ class ClassFigures:
     """The share of `named` that are of the class."""
     f1: Measured | None
     """The harmonic mean of both."""
+    auc: Measured | None = None
+    """Of several labels a record: the chance that one with it is ranked above one without."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +122,7 @@ def class_figures(
     A share of fewer than `fewest` records is null, and precision where there is no other class.
     """
     table = confusion.astype(np.float64)
-    return {name: _figures(*_against_rest(table, i, noise), rng, fewest) for i, name in
+    return {name: figures_of(*_against_rest(table, i, noise), rng, fewest) for i, name in
             enumerate(names)}  # fmt: skip
 
 
@@ -133,7 +135,15 @@ def _against_rest(table: Cells, i: int, noise: float) -> tuple[Cells, Cells]:
     return cells, noise * np.sqrt([1.0, others, others, float(others**2)])
 
 
-def _figures(cells: Cells, noise: Cells, rng: np.random.Generator, fewest: int) -> ClassFigures:
+def figures_of(
+    cells: Cells,
+    noise: Cells,
+    rng: np.random.Generator,
+    fewest: int,
+    area: Measured | None = None,
+) -> ClassFigures:
+    """One class against the rest: how many are found, missed, wrongly named and neither,
+    `float64[4]`, with the deviation of the noise on each; `area` is its AUC, where known."""
     kept = np.maximum(cells, 0.0)
     drawn, nearest = redrawn(cells, max(0, round(float(kept.sum()))), noise, rng)
     value, around, moved = _shares(kept), _shares(nearest), _shares(np.maximum(drawn, 0.0))
@@ -153,6 +163,7 @@ def _figures(cells: Cells, noise: Cells, rng: np.random.Generator, fewest: int) 
         recall=shares.get("recall"),
         precision=shares.get("precision"),
         f1=shares.get("f1"),
+        auc=area,
     )
 
 

@@ -24,7 +24,8 @@ class ByClassTables:
     """The section of the report; tables without rows are left out."""
 
     classes: tuple[Row, ...]
-    """Class, records, records that are named, recall, precision, F1."""
+    """Class, records, records that are named, recall, precision, F1; AUC where `ranked`."""
+    ranked: bool
     names: tuple[str, ...]
     """The columns of `matrix` and of `sites`; none of too many classes."""
     matrix: tuple[Row, ...]
@@ -46,6 +47,7 @@ def by_class_tables(facts: Facts) -> ByClassTables | None:
     names = tuple(found.classes) if len(found.classes) <= _MOST else ()
     return ByClassTables(
         classes=tuple(_classes(facts, found)),
+        ranked=_ranked(found),
         names=names,
         matrix=tuple(
             (name, *(number(count, ",") for count in counts))
@@ -68,10 +70,15 @@ def by_class_tables(facts: Facts) -> ByClassTables | None:
     )
 
 
+def _ranked(found: ByClass) -> bool:
+    """Whether classes have an AUC each, as several labels a record do."""
+    return any(one.auc for one in found.classes.values())
+
+
 def _classes(facts: Facts, found: ByClass) -> Iterator[Row]:
     number = facts.language.number
     for name, one in found.classes.items():
-        shares = (one.recall, one.precision, one.f1)
+        shares = (one.recall, one.precision, one.f1, *([one.auc] if _ranked(found) else []))
         cells = (measured_cell(share, facts.language) for share in shares)
         yield (name, number(one.records, ","), number(one.named, ","), *cells)
 

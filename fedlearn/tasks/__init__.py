@@ -19,6 +19,7 @@ from fedlearn.tasks.inputs import (
     TextInput,
     shape_of,
 )
+from fedlearn.tasks.labels import JOINED, Labels, LabelsTask
 from fedlearn.tasks.language import Language, LanguageTask
 from fedlearn.tasks.regression import Regression, RegressionTask
 from fedlearn.tasks.retrieval import Retrieval, RetrievalTask
@@ -38,6 +39,7 @@ from fedlearn.tasks.task import (
 
 __all__ = [
     "CLASSIFICATION",
+    "JOINED",
     "SQUASH_UNIT",
     "TASKS",
     "Classification",
@@ -45,6 +47,8 @@ __all__ = [
     "ImageInput",
     "Input",
     "LabelColumn",
+    "Labels",
+    "LabelsTask",
     "Language",
     "LanguageTask",
     "Loss",
@@ -70,7 +74,7 @@ __all__ = [
 ]
 
 TASKS: Family[TaskConfig] = Family(
-    "task", "fedlearn.tasks", (Classification, Regression, Language, Survival, Retrieval)
+    "task", "fedlearn.tasks", (Classification, Regression, Labels, Language, Survival, Retrieval)
 )
 """The settings of every kind of task."""
 

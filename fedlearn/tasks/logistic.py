@@ -45,6 +45,33 @@ def fitted(features: Any, targets: NDArray[np.int64], classes: int) -> Callable[
     return lambda rows: probabilities(rows @ weights + constants)
 
 
+def fitted_labels(features: Any, targets: NDArray[np.int64]) -> Callable[[Any], Floats]:
+    """The probabilities of each label, `[n, width]` to `float64[n, labels]`, after fitting.
+
+    Args:
+        features: `float64[n, width]`, an array or a sparse matrix of SciPy's.
+        targets: `int64[n, labels]`, 1 where a row has one; each label is a regression of its own.
+    """
+    from scipy.optimize import minimize
+    from scipy.special import expit
+
+    (n, width), number = features.shape, targets.shape[1]
+
+    def loss(vector: Floats) -> tuple[float, Floats]:
+        weights, constants = _parts(vector, width, number)
+        logits = features @ weights + constants
+        off = expit(logits) - targets
+        nats = np.logaddexp(0.0, logits) - targets * logits
+        gradient = np.concatenate([(features.T @ off + weights).reshape(-1), off.sum(0)])
+        return float(nats.sum() + (weights**2).sum() / 2) / n, gradient / n
+
+    start = np.zeros((width + 1) * number)
+    most = {"maxiter": _ITERATIONS}
+    found = minimize(loss, start, jac=True, method="L-BFGS-B", options=most)
+    weights, constants = _parts(found.x, width, number)
+    return lambda rows: np.asarray(expit(rows @ weights + constants))
+
+
 def fitted_hazards(
     features: Any, outcomes: NDArray[np.int64], basis: Floats, offset: float
 ) -> Callable[[Any], Floats]:

@@ -191,6 +191,8 @@ class Task(Protocol):
     """Whether what is told apart has names, which sites tell of before training."""
     always_leads: ClassVar[bool] = True
     """Whether any test records have the leading metric."""
+    several: ClassVar[bool] = False
+    """Whether a record may have several of what is told apart, or none of it."""
     has_events: ClassVar[bool] = False
     """Whether a label is a time, of which another column says if an event ended it."""
     scale: ClassVar[float] = 1.0

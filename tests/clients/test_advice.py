@@ -21,7 +21,7 @@ OTHER = Csv(
     deidentify=Deidentify(hash=("h",)), gaps=("n",), classes=("0", "1"), time="", times="numbers",
     steps=3, keep="first", max_categories=7, test_fraction=0.5, scaling=Unscaled(),
     person="p", records_per_person=3, event="e", part="f", sheet="s",
-    validation_fraction=0.5, split="time", validate_from="1", test_from="2",
+    validation_fraction=0.5, labels=("l",), split="time", validate_from="1", test_from="2",
 )  # fmt: skip
 
 

@@ -92,6 +92,9 @@ class Csv(Scenario):
     tells = "columns"
     path: Name
     label: ValueName
+    labels: Annotated[tuple[Value, ...], Field(exclude_if=lambda names: not names)] = ()
+    """Columns of yes and no that are the labels of a record, which has several; `label` is then
+    what they are called together, and no column."""
     event: Value = ""
     """The column that says whether an event ended the time in `label`, 1, or it was lost, 0."""
     site: Value = ""
@@ -290,14 +293,17 @@ class Csv(Scenario):
 
     def of_nobody(self, path: str) -> Self:
         """Another table, which may lack the columns of sites and those that are dropped."""
-        there = read_rows(replace(self, path=path)).header
+        there = read_rows(replace(self, path=path, labels=())).header
         moment = "" if self.record else self.time
-        roles = (self.site, self.part, self.person, moment)
+        roles: tuple[str, ...] = (self.site, self.part, self.person, moment)
+        labels = self.labels if {*self.labels} <= {*there} else ()
+        roles += () if labels else self.labels
         aside = tuple(name for name in (*roles, *self.drop) if name in there)
         return replace(
             self,
             path=path,
             site="",
+            labels=labels,
             part="",
             person="",
             time="" if moment else self.time,

@@ -61,6 +61,7 @@ def check_names(config: Csv, table: Table, group_by: str) -> None:
     roles = {role: [name] if name else [] for role, name in single.items()}
     lists = {"drop": config.drop, "numeric": config.numeric, "categories": config.categories}
     lists |= {"buckets": config.buckets}
+    lists |= {"labels": () if config.label in table.header else config.labels}
     lists |= {"allow_identifiers": config.allow_identifiers, "gaps": config.gaps or ()}
     lists |= {f"deidentify.{way}": names for way, names in config.deidentify.ways.items()}
     problems = [
@@ -153,8 +154,8 @@ def feature_names(config: Csv, table: Table) -> list[str]:
 _EVENTS: Final = {"true": 1.0, "yes": 1.0, "false": 0.0, "no": 0.0}
 
 
-def _events(cells: Cells, decimal: str, missing: Sequence[str]) -> NDArray[np.float64]:
-    """Of every value: 1 for an event, 0 for none, NaN where it says neither."""
+def yes_or_no(cells: Cells, decimal: str, missing: Sequence[str]) -> NDArray[np.float64]:
+    """Of every value: 1 for yes, as of an event, 0 for no, NaN where it says neither."""
     numbers = cells.numbers(decimal)
     found = np.where((numbers == 0) | (numbers == 1), numbers, np.nan)
     for code, text in enumerate(cells.texts()):
@@ -183,7 +184,7 @@ def label_column(config: Csv, table: Table, rows: Sequence[int] | None = None) -
         numbers=lambda: cells.numbers(config.decimal)[cells.codes[rest]],
         events=None
         if events is None
-        else lambda: _events(events, config.decimal, config.missing)[events.codes[rest]],
+        else lambda: yes_or_no(events, config.decimal, config.missing)[events.codes[rest]],
         places=places,
         classes=config.classes,
         most=config.max_categories,

@@ -20,6 +20,7 @@ from fedlearn.data.tables import series
 from fedlearn.data.tables.by_time import parts_by_time
 from fedlearn.data.tables.csv_columns import found_categories
 from fedlearn.data.tables.csv_problems import feature_names, label_column, parts, translation
+from fedlearn.data.tables.joined import joined
 from fedlearn.data.tables.parquet import from_arrow
 from fedlearn.data.tables.reading import read_file
 from fedlearn.data.tables.spelling import Spellings, spelled
@@ -52,7 +53,8 @@ def read_rows(config: Csv, *, by_record: bool = False) -> Table:
             aside=aside,
             sheet=config.sheet,
         )
-    return translation(config).of(table, config.missing, config.decimal)
+    table = translation(config).of(table, config.missing, config.decimal)
+    return joined(config, table, by_record=by_record)
 
 
 def spelled_alike(
