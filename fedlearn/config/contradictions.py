@@ -86,6 +86,11 @@ def _validation_problems(config: RunConfig) -> list[str]:
             "evaluation=none: no validation record is looked at either. Choose evaluation=private, "
             "pooled or per_site, or leave out scenario.validation_fraction"
         )
+    if training.keep == "best" and config.personal:
+        found.append(
+            "training.keep=best: sites have models of their own, which are those of the last round "
+            "and none to go back to. Set training.keep=last"
+        )
     if scenario.parts_by_all and config.privacy.within_sites:
         found.append(
             f"{scenario.parts_by_all}: must be given where a run promises privacy within sites: a "

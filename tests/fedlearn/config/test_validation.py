@@ -28,6 +28,15 @@ def test_choice__by_validation_needs_records_for_it(word: str) -> None:
     compose([word, VALIDATED])
 
 
+@pytest.mark.parametrize("own", ["strategy=ditto", "training.personal=head"])
+def test_best__is_no_choice_where_sites_have_models_of_their_own(own: str) -> None:
+    words = [own, VALIDATED, "privacy=none"]
+    assert "training.keep=best: sites have models of their own" in refused(
+        *words, "training.keep=best"
+    )
+    compose([*words, "training.patience=2"])
+
+
 def test_run__that_evaluates_nothing_validates_by_nothing() -> None:
     assert "evaluation=none: no validation record" in refused(VALIDATED, "evaluation=none")
 
