@@ -251,9 +251,9 @@ def _is_no(one: ChoiceFigures, name: str) -> bool:
 
 
 def _digits(one: NumberFigures) -> int:
-    """Decimals by which a hundredth of the range is seen."""
+    """Decimals by which some hundredth of the range is seen."""
     span = (one.high or 0.0) - (one.low or 0.0)
-    return max(0, min(6, math.ceil(2 - math.log10(span)))) if span > 0 else 1
+    return max(0, min(6, math.ceil(2.5 - math.log10(span)))) if span > 0 else 1
 
 
 def _bars(one: NumberFigures) -> Markup:

@@ -29,7 +29,7 @@ import torch
 from flwr.app import Message, RecordDict
 from numpy.typing import NDArray
 
-from clients import evaluation, records, screening, site
+from clients import evaluation, records, screening, site, statistics
 from clients.ledger.report import verify
 from fedlearn.core.errors import FedlearnError
 from fedlearn.crypto import shamir
@@ -44,6 +44,7 @@ from fedlearn.secagg.two_server import MaskedContribution, SignedSeed
 from fedlearn.training import private as training
 from server.federation import Federation
 from server.screening import screen
+from server.statistics import gather
 from simulations.engines.local import FIRST_NODE
 from tests.attacks.lab import SITES, Lab
 
@@ -104,6 +105,11 @@ class Talk:
         """Have the sites compare their tables, where the run says so."""
         if self.federation is not None:
             self._attempt(lambda: screen(self.federation))  # type: ignore[arg-type]
+
+    def tables(self) -> None:
+        """Have the sites give the sums of their tables, where the run makes figures of them."""
+        if self.federation is not None:
+            self._attempt(lambda: gather(self.federation))  # type: ignore[arg-type]
 
     def round(self, number: int) -> None:
         """One honest round, with its evaluation."""
@@ -199,6 +205,10 @@ def _pinned(lab: Lab, seen: Seen) -> Iterator[Talk]:
         pinned[:: len(total) // 2] = 10_000
         return pinned * plan.steps[0]
 
+    def figured(total: NDArray[np.int64], plan: Any, number: int, stream: Keystream) -> Any:
+        seen.sums.append((now[0], "statistics", total.astype(np.float64), plan.l2_sensitivity))
+        return np.arange(len(total), dtype=np.int64) * plan.steps[0]
+
     def seal(channel: Channel, kind: int, round_number: int, data: Any) -> Any:
         plain = _content_of(private.content_from_bytes(data))
         seen.left.append(("sealed", str(kind), plain))
@@ -213,6 +223,7 @@ def _pinned(lab: Lab, seen: Seen) -> Iterator[Talk]:
         patch.setattr(training, "clipped_gradient_sum", common_step)
         patch.setattr(evaluation, "noisy", noisy)
         patch.setattr(screening, "noisy", screened)
+        patch.setattr(statistics, "noisy", figured)
         patch.setattr(Channel, "seal", seal)
         patch.setattr(lab, "_answer", answer)
         yield Talk(lab, seen)

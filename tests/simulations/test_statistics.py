@@ -10,9 +10,11 @@ import pytest
 
 import fedlearn as fl
 from clients.ledger.ledger import load
+from fedlearn.cli import main
+from fedlearn.core import yaml_file
 from fedlearn.core.errors import ConfigError, PrivacyError
 from fedlearn.privacy.accounting import epsilon
-from fedlearn.results.statistics import words_of
+from fedlearn.results.statistics import USABLE, words_of
 
 pytestmark = pytest.mark.slow
 
@@ -151,3 +153,52 @@ def test_statistics__that_cannot_be_made_are_refused_with_the_way_out(
     }.items():
         with pytest.raises(ConfigError, match=says.replace("(", r"\(")):
             fl.statistics(*words, word, out=tmp_path / "no")
+
+
+def test_command__shows_the_table_and_feeds_a_study(
+    study: tuple[list[str], dict[str, np.ndarray]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words, _ = study
+    out = tmp_path / "table"
+    assert main(["statistics", *words, "privacy.epsilon=2", f"out={out}"]) == 0
+    shown = capsys.readouterr().out
+    assert "age [20 to 90]" in shown
+    assert "Each single row is protected with epsilon 2" in shown
+    page = (out / "report.html").read_text()
+    assert "Table one" in page
+    assert "<script>" in page
+    assert main(["report", str(out), "--language", "de"]) == 0
+    assert "Mittelwert" in (out / "report.html").read_text()
+    # Ranges and categories that were paid for are those of the next run; what is typed goes before.
+    own = [word for word in words if "scaling" not in word and "categories" not in word]
+    own.append("scenario.scaling.columns.age=[0,120]")
+    asked = ["simulate", "--statistics", str(out / USABLE), "--cfg", *own]
+    capsys.readouterr()
+    assert main(asked) == 0
+    tree = yaml_file.parse(capsys.readouterr().out, "the config")["scenario"]
+    assert tree["scaling"]["columns"]["age"] == [0.0, 120.0]
+    assert tree["scaling"]["columns"]["crp"][0] == 0.0
+    assert tree["categories"]["sex"] == ["f", "m"]
+
+
+def test_persons__count_once_however_many_rows_they_have(tmp_path: Path) -> None:
+    path = tmp_path / "visits.csv"
+    rows = ["patient,age,ill,hospital"]
+    for site in SITES:
+        for person in range(300):
+            visits = 40 if person == 0 else 1
+            age = 88 if person == 0 else 40 + person % 10
+            rows += [f"{site}{person},{age},{person % 2},{site}"] * visits
+    path.write_text("\n".join(rows) + "\n")
+    found = fl.statistics(
+        "scenario=csv", f"scenario.path={path}", "scenario.label=ill", "scenario.site=hospital",
+        "scenario.person=patient", "+scenario.scaling.columns.age=[20,90]", "privacy.epsilon=20",
+        "model.architecture=mlp", out=tmp_path / "table",
+    )  # fmt: skip
+    (age,) = found.pooled.numbers
+    assert age.mean is not None
+    assert found.pooled.records.low - 5 <= 1200 <= found.pooled.records.high + 5
+    assert age.mean.value == pytest.approx(44.6, abs=1.0), "not 52, as of all rows"
+    assert "Each person is protected" in found.statement

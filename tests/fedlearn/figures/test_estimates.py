@@ -7,11 +7,13 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from fedlearn.figures import TableRows
+from fedlearn.figures import OutcomePart, TableLayout, TableRows
 from fedlearn.figures.held import HeldSums, RecordTotal, agreed
+from fedlearn.figures.parts import CountPart
 from fedlearn.figures.spread import isotonic
 from fedlearn.figures.table import Estimate, TableFigures
 from fedlearn.metrics.survival import kaplan_meier
+from fedlearn.tasks.survival import Survival
 from tests.fedlearn.figures.tables import LAYOUT, OVER_TIME, figures_of, people
 
 
@@ -112,6 +114,31 @@ def test_survival__is_that_of_the_counts() -> None:
     (found,) = figures_of(rows, 0.0, rng, OVER_TIME).figures().survival
     assert [one.value for one in found.surviving] == pytest.approx(kaplan_meier(counts).tolist())
     assert all(one.low <= one.value <= one.high for one in found.surviving)
+
+
+def product_limit(times: np.ndarray, events: np.ndarray, at: float) -> float:
+    """By Kaplan and Meier's own formula, event by event."""
+    alive = 1.0
+    for time in sorted({*times[(events == 1) & (times <= at)].tolist()}):
+        died = ((times == time) & (events == 1)).sum()
+        alive *= 1 - died / (times >= time).sum()
+    return float(alive)
+
+
+def test_survival__without_noise_is_kaplan_and_meiers_where_intervals_end_at_the_times() -> None:
+    rng = np.random.default_rng(9)
+    times = np.minimum(np.ceil(rng.exponential(5, 300)), 12.0)
+    events = (rng.random(300) < 0.7).astype(np.float64)
+    cuts = tuple(float(time) for time in range(1, 13))
+    settings = Survival(horizon=12.0, cuts=cuts)
+    rows = TableRows(
+        features=np.zeros((300, 1), np.float32), labels=settings.outcomes(times, events)
+    )
+    part = OutcomePart(name="time", ends=cuts, unit="days")
+    layout = TableLayout((CountPart(name=""), part))
+    (found,) = figures_of(rows, 0.0, rng, layout).figures().survival
+    expected = [product_limit(times, events, time) for time in cuts]
+    assert [one.value for one in found.surviving] == pytest.approx(expected, abs=1e-6)
 
 
 def test_held__is_least_squares_with_the_total_known() -> None:
