@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests import warm
 from tests.plugins import install
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -378,7 +379,7 @@ class Toy(Algorithm):
         assert "last" in here.own or not here.received["sizes"].any()
         return {"size": np.abs(end - here.start)}
 
-    def kept(self, here: LocalRound, sent: Vectors) -> Vectors:
+    def kept(self, here: LocalRound, sent: Vectors, end: Vector | None = None) -> Vectors:
         return {"last": sent["size"]}
 
     def server(self, mean: RoundMean, state: State) -> tuple[Vector, State]:
@@ -524,6 +525,8 @@ class Work:
 
     folder: Path
     path: tuple[Path, ...] = field(default_factory=tuple)
+    of_ours: bool = False
+    """Whether it is modules of ours that stand there, others than those of the tests."""
 
     def run(self, *words: str) -> dict[str, Any]:
         """The result of `fedlearn simulate` there."""
@@ -543,13 +546,12 @@ class Work:
 
     def command(self, *words: str) -> subprocess.CompletedProcess[str]:
         places = os.pathsep.join(map(str, (*self.path, ROOT)))
+        command = [sys.executable, "-m", "fedlearn", *words]
+        environment = {**os.environ, "PYTHONPATH": places}
+        if not self.of_ours:
+            return warm.run(command, cwd=self.folder, env=environment, text=True)
         return subprocess.run(
-            [sys.executable, "-m", "fedlearn", *words],
-            cwd=self.folder,
-            env={**os.environ, "PYTHONPATH": places},
-            capture_output=True,
-            text=True,
-            check=False,
+            command, cwd=self.folder, env=environment, capture_output=True, text=True, check=False
         )
 
 
@@ -611,7 +613,7 @@ def test_house__takes_a_module_an_entry_and_a_yaml(addition: Addition, tmp_path:
         options.write_text(json.dumps(addition.yaml))
     (tmp_path / "work").mkdir()
     a_table(tmp_path / "work")
-    check(addition, Work(tmp_path / "work", (house,)))
+    check(addition, Work(tmp_path / "work", (house,), of_ours=True))
 
 
 @pytest.mark.slow

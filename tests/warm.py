@@ -170,6 +170,8 @@ def _become(files: list[int], request: dict[str, Any]) -> None:
     os.environ.clear()
     os.environ.update(SWITCHES | request["environment"])
     sys.stdin, sys.stdout, sys.stderr = open(0, closefd=False), _text(1), _text(2)  # noqa: SIM115
+    places = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    sys.path[1:1] = [place for place in places if place and place not in sys.path]
     sys.argv = request["arguments"]
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 
