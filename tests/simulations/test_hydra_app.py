@@ -9,16 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from tests import warm
 from tests.simulations.small import environment, table
 
 pytestmark = pytest.mark.slow
 
 
 def app(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "simulations.hydra_app", *words],
-        capture_output=True, text=True, env=environment(), cwd=folder, timeout=300,
-    )  # fmt: skip
+    command = [sys.executable, "-m", "simulations.hydra_app", *words]
+    return warm.run(command, text=True, env=environment(), cwd=folder, timeout=300)
 
 
 def test_hydra__runs_every_combination_into_folders_that_a_report_finds(tmp_path: Path) -> None:
@@ -29,10 +28,8 @@ def test_hydra__runs_every_combination_into_folders_that_a_report_finds(tmp_path
     results = [json.loads(p.read_text()) for p in (sweep / "runs").glob("*/result.json")]
     assert {result["config"]["seed"] for result in results} == {0, 1}
     assert {result["status"] for result in results} == {"finished"}
-    made = subprocess.run(
-        [sys.executable, "-m", "fedlearn", "report", str(sweep / "runs")],
-        capture_output=True, text=True, env=environment(), timeout=120,
-    )  # fmt: skip
+    report = [sys.executable, "-m", "fedlearn", "report", str(sweep / "runs")]
+    made = warm.run(report, text=True, env=environment(), timeout=120)
     assert made.returncode == 0, made.stderr
     assert (sweep / "runs" / "report.html").is_file()
 

@@ -25,6 +25,7 @@ from fedlearn.privacy.events import GaussianEvent
 from server.run import Silent
 from server.stop import Stop
 from simulations.run import simulate
+from tests import warm
 from tests.flwr_run import end_processes_of, flwr_run, wait_for
 
 pytestmark = pytest.mark.usefixtures("heart_archive")
@@ -262,7 +263,10 @@ def ended(out: Path, privacy: str, engine: str) -> dict[str, Any]:
 def shell(*arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {TEST_NOISE: "1"}
     command = [sys.executable, "-m", "fedlearn", *arguments]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if "engine=ray" in arguments:
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    else:
+        done = warm.run(command, env=environment, text=True)
     assert done.returncode == code, done.stderr
     return done
 
