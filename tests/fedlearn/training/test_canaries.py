@@ -11,7 +11,7 @@ import torch
 from scipy.stats import chi2
 from torch import nn
 
-from fedlearn.algorithms.fedprox import pull
+from fedlearn.algorithms.pull import pull
 from fedlearn.core.vector import layout_of, to_vector
 from fedlearn.mechanisms.distributed import DistributedPrivacy, Population, make_plan
 from fedlearn.models.slots import attach, slot_values, trained
@@ -144,7 +144,7 @@ def test_canaries__without_privacy_leave_the_model_alone_too(
             *records(),
             config,
             loss=cross_entropy,
-            correct=pull(one, 0.3),
+            correct=pull(one, to_vector(one), 0.3),
             rng=rng,
             canaries=canaries,
         )
@@ -165,7 +165,7 @@ def test_canaries__follow_plain_descent_under_adam_with_privacy() -> None:
         config,
         plan,
         loss=cross_entropy,
-        correct=pull(model, 0.5),
+        correct=pull(model, to_vector(model), 0.5),
         noise=SystemNoise(),
         canaries=INSIDE,
     )

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fedlearn.algorithms.fedprox import pull
+from fedlearn.algorithms.pull import pull
 from fedlearn.core.errors import ConfigError, FedlearnError
 from fedlearn.core.vector import load_vector, to_vector
 from fedlearn.mechanisms import RecordPlan
@@ -74,7 +74,7 @@ def plain(model: nn.Module, features: Tensor, labels: Tensor) -> np.ndarray:
         labels,
         TRAINING,
         loss=cross_entropy,
-        correct=pull(model, 0.1),
+        correct=pull(model, to_vector(model), 0.1),
         rng=np.random.default_rng(1),
     )
     return np.append(to_vector(model), loss)
@@ -89,7 +89,7 @@ def private(model: nn.Module, features: Tensor, labels: Tensor) -> np.ndarray:
         TRAINING,
         PLAN,
         loss=cross_entropy,
-        correct=pull(model, 0.1),
+        correct=pull(model, to_vector(model), 0.1),
         noise=noise,
     )
     return to_vector(model)

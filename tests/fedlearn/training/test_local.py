@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fedlearn.algorithms.fedprox import pull
+from fedlearn.algorithms.pull import pull
 from fedlearn.core.vector import to_vector
 from fedlearn.tasks import ClassificationTask, TableInput
 from fedlearn.tasks.classification import cross_entropy
@@ -46,7 +46,14 @@ def rng(seed: int = 5) -> np.random.Generator:
 
 def trained(config: Training, *, mu: float = 0.0, seed: int = 5) -> np.ndarray:  # type: ignore[type-arg]
     model = network()
-    train(model, *records(), config, loss=cross_entropy, correct=pull(model, mu), rng=rng(seed))
+    train(
+        model,
+        *records(),
+        config,
+        loss=cross_entropy,
+        correct=pull(model, to_vector(model), mu),
+        rng=rng(seed),
+    )
     return to_vector(model)
 
 
@@ -144,7 +151,12 @@ def test_train__equals_a_loop_over_the_written_out_loss(kind: str, mu: float) ->
             parameter.data -= 0.05 * step
     ours = network()
     mean_loss = train(
-        ours, *records(), config, loss=cross_entropy, correct=pull(ours, mu), rng=rng()
+        ours,
+        *records(),
+        config,
+        loss=cross_entropy,
+        correct=pull(ours, to_vector(ours), mu),
+        rng=rng(),
     )
     np.testing.assert_allclose(to_vector(ours), to_vector(model), rtol=2e-4, atol=2e-5)
     assert mean_loss == pytest.approx(np.mean(losses), rel=1e-5)
@@ -161,7 +173,14 @@ def test_train__leaves_frozen_parameters_and_takes_a_single_record() -> None:
     model[0].weight.requires_grad_(False)
     frozen = model[0].weight.clone()
     before = copy.deepcopy(model[3].weight)
-    train(model, *records(1), CONFIG, loss=cross_entropy, correct=pull(model, 0.5), rng=rng())
+    train(
+        model,
+        *records(1),
+        CONFIG,
+        loss=cross_entropy,
+        correct=pull(model, to_vector(model), 0.5),
+        rng=rng(),
+    )
     assert torch.equal(model[0].weight, frozen)
     assert not torch.equal(model[3].weight, before)
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fedlearn import models
-from fedlearn.algorithms.fedprox import pull
+from fedlearn.algorithms.pull import pull
 from fedlearn.core.recompute import PASS
 from fedlearn.core.rng import Streams
 from fedlearn.core.vector import Vector, layout_of, load_vector, to_vector
@@ -107,7 +107,7 @@ def update(
         config,
         plan,
         loss=cross_entropy,
-        correct=pull(model, mu),
+        correct=pull(model, to_vector(model), mu),
         noise=noise or SystemNoise(),
     )
     return to_vector(model) - before
