@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from fedlearn.algorithms.algorithm import Correction
 from fedlearn.algorithms.pull import pull
 from fedlearn.core.errors import ConfigError, FedlearnError
 from fedlearn.core.vector import load_vector, to_vector
@@ -67,6 +69,16 @@ Work = Callable[[nn.Module, Tensor, Tensor], np.ndarray]
 """What is done with a model and records, and what comes of it."""
 
 
+PULLS: WeakKeyDictionary[nn.Module, Correction] = WeakKeyDictionary()
+
+
+def pulled(model: nn.Module) -> Correction:
+    """Towards where a model stood first: the model of a round is brought to the device once."""
+    if model not in PULLS:
+        PULLS[model] = pull(model, to_vector(model), 0.1)
+    return PULLS[model]
+
+
 def plain(model: nn.Module, features: Tensor, labels: Tensor) -> np.ndarray:
     loss = train(
         model,
@@ -74,7 +86,7 @@ def plain(model: nn.Module, features: Tensor, labels: Tensor) -> np.ndarray:
         labels,
         TRAINING,
         loss=cross_entropy,
-        correct=pull(model, to_vector(model), 0.1),
+        correct=pulled(model),
         rng=np.random.default_rng(1),
     )
     return np.append(to_vector(model), loss)
@@ -89,7 +101,7 @@ def private(model: nn.Module, features: Tensor, labels: Tensor) -> np.ndarray:
         TRAINING,
         PLAN,
         loss=cross_entropy,
-        correct=pull(model, to_vector(model), 0.1),
+        correct=pulled(model),
         noise=noise,
     )
     return to_vector(model)
