@@ -69,7 +69,7 @@ def check(site: Site, context: Context, request: TrainRequest) -> None:
     if not site.config.evaluates(number):
         raise ProtocolError(SERVER, "evaluate", f"the run does not evaluate round {number}")
     site.evaluated(number)
-    if number <= max(known["evaluated"], _written(site, request.run_id)):
+    if number <= max(known["evaluated"], written(site, request.run_id)):
         raise ProtocolError(SERVER, "evaluate", "this round, or a later one, was evaluated")
     if number < known["trained"]:
         raise ProtocolError(SERVER, "evaluate", "the model is of a round before the last")
@@ -109,7 +109,7 @@ def plan_in(plan: PrivacyPlan | None) -> EvaluationPlan:
     return plan.evaluation
 
 
-def _written(site: Site, run_id: str) -> int:
+def written(site: Site, run_id: str) -> int:
     """The last round of a run that the ledger knows was evaluated."""
     if site.owner.policy is None or not site.owner.ledger.exists():
         return 0

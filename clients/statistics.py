@@ -1,31 +1,36 @@
 """What a site gives of its table for statistics: all records, once, with its noise, and paid for.
 
 Training and test records count alike: no model is tested on them here. Without privacy what is
-given is exact; a category of fewer records than its owner shows (`policy.smallest_class`) is then
-given as none, and its records as gaps.
+given is exact; a category, or a pair of two, of fewer records than its owner shows
+(`policy.smallest_class`) is then given as none, and a category's records as gaps. Of fewer records
+than an exact sum is to have (`policy.min_test_records`) the sums are those of nobody. Where records
+are somebody's, persons are counted. That such a table was given stands in the ledger.
 """
 
 from __future__ import annotations
 
+import logging
 from typing import Final
 
 import numpy as np
 from flwr.app import ConfigRecord, Context
 from numpy.typing import NDArray
 
-from clients import payment
+from clients import evaluation, payment
 from clients.site import Site
 from clients.units import pieces_of
 from fedlearn.config import statistics_layout
 from fedlearn.core.errors import ProtocolError
 from fedlearn.crypto.roster import SERVER
 from fedlearn.data import Records
-from fedlearn.figures import ChoicePart, TableLayout, TableRows
+from fedlearn.figures import ChoicePart, CrossingPart, TableLayout, TableRows
 from fedlearn.flower.records import config_record
 from fedlearn.mechanisms import EvaluationPlan, PrivacyPlan
 from fedlearn.mechanisms.evaluation import noisy
 from fedlearn.privacy import Event
 from fedlearn.rounds import RoundNote
+
+log = logging.getLogger(__name__)
 
 _STATE: Final = "statistics"
 _NUMBERS: Final = 1 << 22
@@ -48,11 +53,15 @@ def begin(
     """
     paid = plan.screening if plan else None
     before = payment.spent_so_far(site, note.run_id)
-    if config_record(context.state, _STATE) or before:
+    if config_record(context.state, _STATE) or before or evaluation.written(site, note.run_id):
         raise ProtocolError(SERVER, "screen", "it was asked before")
     spent = before
     if plan is not None and paid is not None:
         spent = payment.pay(site, plan, note, "statistics", paid.event_at(1))
+    if site.owner.policy is not None:
+        with site.ledger() as ledger:
+            seen = site.config.evaluation_seen
+            ledger.note_evaluation(note.run_id, 1, seen, now=site.now())
     context.state[_STATE] = ConfigRecord({"run": note.run_id})
     return spent
 
@@ -105,19 +114,28 @@ def all_records(site: Site) -> Records:
 
 
 def _of_many(site: Site, layout: TableLayout, sums: Whole) -> Whole:
-    """Exact sums without categories of few records."""
-    policy = site.owner.policy
+    """Exact sums of records that are many, without categories and pairs of few."""
+    policy, records = site.owner.policy, all_records(site)
     if policy is None:
         return sums
-    found = sums.copy()
-    least = policy.smallest_class * (1 << 20)
+    if records.units < policy.min_test_records:
+        log.info("policy.min_test_records=%d: no record is shown", policy.min_test_records)
+        return np.zeros_like(sums)
+    rows, found = TableRows(features=records.features, labels=records.labels), sums.copy()
     for _, part, at in layout.slices():
-        if isinstance(part, ChoicePart):
+        if isinstance(part, ChoicePart | CrossingPart):
             own = found[at]
-            few = (own > 0) & (own < least)
+            few = _units(records, part.cells(rows), part.width) < policy.smallest_class
             few[: part.first] = False
-            gaps = int(own[few].sum())
+            hidden = int(own[few].sum())
             own[few] = 0
-            if part.first:
-                own[0] += gaps
+            own[: part.first] += hidden
     return found
+
+
+def _units(records: Records, cells: Whole, width: int) -> Whole:
+    """Of how many records, or persons, each of so many cells is: `int64[width]`."""
+    if records.persons is not None:
+        owners = np.unique(records.persons, return_inverse=True)[1]
+        cells = np.unique(np.stack([owners, cells]), axis=1)[1]
+    return np.asarray(np.bincount(cells, minlength=width), np.int64)

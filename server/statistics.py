@@ -148,4 +148,5 @@ class _Reading:
             return dict.fromkeys(hidden, 0.5)
         # Of all sites and at its own a record has its chance to be named.
         times = 2 if self.federation.config.statistics.by_site else 1
-        return {name: plan.named_from(one, layout.guarded * times) for name, one in hidden.items()}
+        alone = layout.most_alone(plan.unit) * times
+        return {name: plan.named_from(one, alone) for name, one in hidden.items()}

@@ -354,7 +354,7 @@ def _of_sums(
     size: int,
     sites: int,
     hidden: bool,
-    guarded: int,
+    guarded: bool,
 ) -> PrivacyPlan | None:
     return statistics_plan(privacy, weights, size, sites=sites, hidden=hidden, guarded=guarded)
 

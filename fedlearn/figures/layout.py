@@ -28,6 +28,7 @@ from fedlearn.figures.parts import (
     points_within,
 )
 from fedlearn.figures.settings import TableStatistics
+from fedlearn.privacy import Unit
 from fedlearn.tasks import TableInput, Task
 
 GAP: Final = "_missing"
@@ -66,9 +67,15 @@ class TableLayout:
         return tuple(part.weight / total for part in self.parts)
 
     @property
-    def guarded(self) -> int:
-        """Columns whose categories are not public: a threshold keeps those of a single record."""
-        return sum(not part.public for part in self.of(ChoicePart))
+    def guarded(self) -> bool:
+        """Whether there are categories that are not public: a threshold keeps those of one."""
+        return self.most_alone("record") > 0
+
+    def most_alone(self, unit: Unit) -> int:
+        """How many categories that are not public one alone can have: a record one of each such
+        column, a person with many records all of them."""
+        hidden = [part for part in self.of(ChoicePart) if not part.public]
+        return len(hidden) if unit == "record" else sum(part.codes for part in hidden)
 
     def of(self, kind: type[P]) -> list[P]:
         """The parts of one kind."""

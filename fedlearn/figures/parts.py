@@ -11,7 +11,7 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -195,8 +195,8 @@ class ChoicePart(SumPart):
         """Whether the categories are known to everybody."""
         return bool(self.names)
 
-    def code(self, rows: TableRows) -> NDArray[np.int64]:
-        """Of each record."""
+    def cells(self, rows: TableRows) -> NDArray[np.int64]:
+        """Which of its sums each record is in, `int64[n]`."""
         found = rows.labels if self.at is None else rows.features[:, self.at]
         known = np.nan_to_num(np.asarray(found, np.float64))
         if self.flag:
@@ -209,7 +209,7 @@ class ChoicePart(SumPart):
             known = np.nan_to_num(np.asarray(rows.features[:, self.at], np.float64))
             share = np.clip((known - self.low) / (1 - self.low), 0.0, 1.0)
             return np.column_stack([1 - share, share])
-        return np.asarray(np.eye(self.codes)[self.code(rows)])
+        return np.asarray(np.eye(self.codes)[self.cells(rows)])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,15 +219,22 @@ class CrossingPart(SumPart):
     one: ChoicePart
     other: ChoicePart
 
+    first: ClassVar[int] = 0
+    """Where there is a place for what is not shown, of which there is none."""
+
     @property
     def width(self) -> int:
         """One for each pair of codes."""
         return self.one.codes * self.other.codes
 
+    def cells(self, rows: TableRows) -> NDArray[np.int64]:
+        """Which of its sums each record is in, `int64[n]`."""
+        found = self.one.cells(rows) * self.other.codes + self.other.cells(rows)
+        return np.asarray(found, np.int64)
+
     def added(self, rows: TableRows) -> Floats:
         """1 at its pair."""
-        place = self.one.code(rows) * self.other.codes + self.other.code(rows)
-        return np.asarray(np.eye(self.width)[place])
+        return np.asarray(np.eye(self.width)[self.cells(rows)])
 
 
 @dataclass(frozen=True, kw_only=True)

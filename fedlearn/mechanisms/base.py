@@ -387,7 +387,7 @@ class Plan:
         """Whether a site may be asked to clip a whole update to `norm` in some round."""
         return norm == self.round_norm(None)
 
-    def named_from(self, noise: float, guarded: int) -> float:
+    def named_from(self, noise: float, alone: int) -> float:
         """The noisy count from which on a category is named that is not public: none is, unless a
         plan has a chance to spend on it."""
         return math.inf

@@ -128,21 +128,21 @@ class StatisticsPlan(Plan):
         """Where every site adds the full noise."""
         return not self.needs_sum
 
-    def named_from(self, noise: float, guarded: int) -> float:
+    def named_from(self, noise: float, alone: int) -> float:
         """The count from which on a category is named that is not public.
 
         Args:
             noise: the deviation of the noise on the count.
-            guarded: columns with such categories, times how often each is counted: a record has
-                one category in each.
+            alone: such categories that one record, or person, can have, times how often each is
+                counted.
 
-        Guarantees: the categories that one record alone has are all below it, except with a
-        chance of the event's `rounding_failure` over e^epsilon.
+        Guarantees: the categories that one record, or person, alone has are all below it, except
+        with a chance of the event's `rounding_failure` over e^epsilon.
 
         Source: Wilkins, Kifer, Zhang and Karrer 2024, "Exact privacy analysis of the Gaussian
         sparse histogram mechanism".
         """
-        chance = self.screening.failure * math.exp(-min(self.epsilon, 50.0)) / max(guarded, 1)
+        chance = self.screening.failure * math.exp(-min(self.epsilon, 50.0)) / max(alone, 1)
         return 1.0 - noise * float(ndtri(chance)) if chance else math.inf
 
 
@@ -153,7 +153,7 @@ def statistics_plan(
     *,
     sites: int,
     hidden: bool,
-    guarded: int,
+    guarded: bool,
 ) -> StatisticsPlan | None:
     """The plan of a release; None where nothing is promised.
 
@@ -162,7 +162,7 @@ def statistics_plan(
         dimension: numbers of all of them.
         sites: those that have joined.
         hidden: whether nobody sees the sums of a single site. Only then may noise come in shares.
-        guarded: columns whose categories are not public.
+        guarded: whether there are columns whose categories are not public.
 
     Guarantees: where the settings ask for an epsilon, it costs no more.
 
