@@ -109,19 +109,15 @@ class Pool:
 
 def split_notes(pool: Pool) -> Iterator[str]:
     """Which classes have records in one part alone, as each record is drawn by itself."""
-    strata = pool.task.strata(pool.labels)
     if not pool.is_test.any():
         yield f"{pool.name}: no test records, so nothing is measured"
         return
     for what, part in (("training", pool.is_train), ("test", pool.is_test)):
-        for stratum in np.setdiff1d(strata, strata[part]):
-            these = strata == stratum
-            if name := pool.task.alike(pool.labels[these]):
-                yield (
-                    f"{pool.name}: no {what} records of {name}, of which there are {these.sum()}: "
-                    "each record is drawn by itself; another seed or share of test records draws "
-                    "others"
-                )
+        for name, count in pool.task.lacking(pool.labels, part):
+            yield (
+                f"{pool.name}: no {what} records of {name}, of which there are {count}: each "
+                "record is drawn by itself; another seed or share of test records draws others"
+            )
 
 
 def disjoint_notes(task: Task, sites: Mapping[str, SiteData]) -> Iterator[str]:

@@ -148,6 +148,13 @@ class LabelsTask(Task):
             return ""
         return f"set of labels ({', '.join(self._names(targets[0] > 0)) or 'none'})"
 
+    def lacking(self, targets: Targets, part: NDArray[np.bool_]) -> Iterator[tuple[str, int]]:
+        """The labels that no record of a part has, though others have them."""
+        whole, there = targets.sum(0), targets[part].sum(0)
+        for name, count in zip(self.classes, np.where(there == 0, whole, 0).tolist(), strict=True):
+            if count:
+                yield f"label {name!r}", count
+
     def mislabelled(self, targets: Targets, words: NDArray[np.uint64]) -> Targets:
         """One answer of every record is the other one, all equally likely."""
         wrong, rows = targets.copy(), np.arange(len(targets))

@@ -240,6 +240,14 @@ class Task(Protocol):
         """What all of the targets are, as `class 'yes'`, where they are the same; else empty."""
         return ""
 
+    def lacking(self, targets: Targets, part: NDArray[np.bool_]) -> Iterator[tuple[str, int]]:
+        """What records may be, as `alike` names it, that none is in a part; and how many are."""
+        strata = self.strata(targets)
+        for stratum in np.setdiff1d(strata, strata[part]):
+            these = strata == stratum
+            if name := self.alike(targets[these]):
+                yield name, int(these.sum())
+
     def blank(self, count: int, like: Targets) -> Targets:
         """Targets of `count` records that nobody has, of the form of some: zeros."""
         return np.zeros((count, *like.shape[1:]), like.dtype)

@@ -81,6 +81,12 @@ def test_records__that_all_have_the_same_labels_are_alike() -> None:
     assert TASK.strata(np.array([[0, 1, 1, 0], [0, 0, 0, 0]])).tolist() == [1, 4]
 
 
+def test_label__that_no_record_of_a_part_has_is_named() -> None:
+    targets = np.array([[1, 0, 1, 0], [0, 1, 1, 0], [1, 1, 0, 0]])
+    found = [*TASK.lacking(targets, np.array([False, True, False]))]
+    assert found == [("label 'cough'", 2)]
+
+
 # --- figures -----------------------------------------------------------------------------
 
 
