@@ -7,9 +7,9 @@ from pathlib import Path
 
 from benchmarks.notices import notices
 
+SEVERAL = "mit AND (gpl-2.0 OR apache-2.0)"
 RULES = {
-    "a.RULE": "---\nlicense_expression: mit AND (gpl-2.0 OR apache-2.0)\nis_license_notice: yes\n---\n"
-    "Some\n  notice.",
+    "a.RULE": f"---\nlicense_expression: {SEVERAL}\nis_license_notice: yes\n---\nSome\n  notice.",
     "b.RULE": "---\nlicense_expression: mit\nis_license_notice: yes\n---\nsome NOTICE.",
     "c.RULE": "---\nlicense_expression: mit\nis_license_tag: yes\n---\na tag",
     "d.RULE": "---\nis_license_notice: yes\nis_false_positive: yes\n---\nof nothing",
