@@ -128,6 +128,8 @@ def _first() -> socket.socket:
 def _serve(socket_file: int) -> None:
     """Fork for every request; what was forked goes on from here as the program."""
     os.setsid()  # Ctrl-C is for the tests, which end it as they end
+    os.closerange(3, socket_file)  # what the tests have had from whoever began them
+    os.closerange(socket_file + 1, os.sysconf("SC_OPEN_MAX"))
     for name in IMPORTED:
         import_module(name)
     assert threading.active_count() == 1, "what is forked would lack threads"

@@ -38,7 +38,7 @@ pytestmark = [
 ]
 
 CUT = ("hungary", "va_long_beach")
-ROUNDS, SPARE = 30, 3
+ROUNDS, SPARE = 20, 3
 RUN = (f"rounds={ROUNDS}", f"spare_rounds={SPARE}", "strategy.min_sites=3", "out=runs/waits")
 Lines = list[dict[str, Any]]
 

@@ -238,8 +238,8 @@ one.inner.close()
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
-def test_round__of_a_thousand_clients_needs_the_memory_of_a_hundred(workers: int) -> None:
-    # A model is 1 MB, so a thousand replies held at once would need 1,000 MB.
+def test_round__of_four_hundred_clients_needs_the_memory_of_forty(workers: int) -> None:
+    # A model is 1 MB, so four hundred replies held at once would need 400 MB.
     def growth(sites: int) -> float:
         command = [sys.executable, "-c", COHORT, str(sites), str(workers)]
         done = subprocess.run(
@@ -247,5 +247,5 @@ def test_round__of_a_thousand_clients_needs_the_memory_of_a_hundred(workers: int
         )
         return int(done.stdout) / 1024
 
-    few, many = growth(100), growth(1000)
+    few, many = growth(40), growth(400)
     assert many < few + 60
