@@ -16,6 +16,7 @@ from fedlearn.config import RunConfig, plan_of
 from fedlearn.core.errors import ConfigError, counted
 from fedlearn.privacy.accounting import epsilon as account
 from fedlearn.report.setup import Setup
+from fedlearn.report.statement import beside_the_model
 from fedlearn.report.texts import three_digits_up
 
 MOST_PURPOSE = 2000
@@ -66,6 +67,12 @@ def _purpose(config: RunConfig) -> TermsPart:
 
 
 def _learned(config: RunConfig) -> Iterator[str]:
+    if not config.statistics.idle:
+        yield (
+            f"Experiment {plain(config.experiment)}: no model, but figures of all records of its "
+            "table, released once."
+        )
+        return
     yield (
         f"Experiment {plain(config.experiment)}: a model of the kind {config.model.kind} for the "
         f"task {config.task.kind}, from records of the kind {config.scenario.kind}."
@@ -132,6 +139,5 @@ def _seen(config: RunConfig) -> Iterator[str]:
 
 
 def _rest(config: RunConfig) -> Iterator[str]:
-    released = Setup.of(config).texts({})["released"]
-    for block in ("before_training", "screening", "tests", "public"):
-        yield from released.lines(block)
+    if text := beside_the_model(config):
+        yield text

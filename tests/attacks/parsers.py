@@ -29,6 +29,8 @@ from fedlearn.crypto.handshake import Link, ServerOffer, accept_offer
 from fedlearn.crypto.identity import Identity
 from fedlearn.crypto.introduction import introduce, read_certified
 from fedlearn.crypto.keyring import load_pinned, load_unpinned, pin_roster
+from fedlearn.crypto.kit.archive import made as made_kit
+from fedlearn.crypto.kit.archive import opened as opened_kit
 from fedlearn.crypto.roster import Participant, Roster
 from fedlearn.crypto.sealed import Channel
 from fedlearn.data.scenario import Reading
@@ -57,6 +59,27 @@ NOW = datetime(2026, 11, 30, tzinfo=UTC)
 
 FED = federation(4)
 ONE = FED.names[0]
+
+
+@cache
+def _coordinator() -> Identity:
+    return Identity.new()
+
+
+def _trusted() -> str:
+    return _coordinator().fingerprint
+
+
+@cache
+def _kit() -> bytes:
+    """One whose manifest and texts are right, for a list of the coordinator's own."""
+    identity = _coordinator()
+    listed = (
+        Participant(name="a", role="site", public=Identity.new().public),
+        Participant(name="c", role="server", public=identity.public),
+    )
+    roster = Roster.sign("f", listed, identity)
+    return made_kit("a", "h:1", "1", roster, _PEM.decode(), identity)
 
 
 STUDY = (
@@ -327,6 +350,9 @@ PARSERS = [
     Parser(
         "the time that a site signs", lambda _: NOW.isoformat().encode(),
         lambda d, _: Clocks(lambda site, ahead: None).look("a", {b"flwr-timestamp": d}, NOW), (),
+    ),
+    Parser(
+        "kit", lambda _: _kit(), lambda d, _: opened_kit(d, _trusted(), "1"), (ConfigError,),
     ),
     Parser("site file", lambda _: SITE_TEXT, _file("s.yaml", sitefile.load), (ConfigError,)),
     Parser("second server's file", lambda _: HELPER_TEXT, _file("h.yaml", helperfile.load),

@@ -202,6 +202,7 @@ def test_start__that_too_few_are_left_for_ends_with_4_where_an_owner_is_awaited(
         started(lab)
 
 
+@pytest.mark.slow
 def test_pause__holds_the_next_round_and_approval_resumes_it(lab: Lab) -> None:
     started(lab)
     assert decide(lab, "approve") == 0

@@ -22,14 +22,17 @@ from typing import Any
 
 import pytest
 
+from clients.kit import join
 from clients.ledger.report import verify
+from clients.studies.view import look
+from fedlearn.cli import main
 from fedlearn.privacy.events import GaussianEvent
 from server.queue import Queue
 from server.status import status_of
 
 from .cable import Cable
 from .processes import PATIENCE, QUICK, Stage, children, end, staged, wait_for
-from .world import HOSPITALS, make_world
+from .world import HOSPITALS, World, make_world
 
 pytestmark = [
     pytest.mark.slow,
@@ -48,6 +51,7 @@ def running(
     tmp_path_factory: pytest.TempPathFactory, heart_archive: Path
 ) -> Iterator[tuple[Stage, Cable]]:
     world = make_world(tmp_path_factory.mktemp("waits"))
+    open_kits(world)
     with world.server_file.open("a") as file:
         file.write("metrics: fedlearn.prom\nalerts: [/bin/sh, alert.sh]\n")
     (world.coordinator / "alert.sh").write_text('echo "$1" >> alerts')
@@ -60,6 +64,18 @@ def running(
             stage.site(name)
         yield stage, cable
     cable.close()
+
+
+def open_kits(world: World) -> None:
+    """All that sites have of their coordinator they take from kits; their own files stay."""
+    assert main(["keys", "kit", str(world.server_file), "--to", str(world.root / "kits")]) == 0
+    for name in world.sites:
+        folder = world.root / name
+        for path in (*folder.glob("roster.json*"), folder / "ca.crt"):
+            path.unlink()
+        kit = world.root / "kits" / f"{name}.kit.zip"
+        done = join(kit, world.authority.fingerprint, folder, write=True)
+        assert [path.name for path in done.left] == ["site.yaml"]
 
 
 def events(stage: Stage, name: str) -> Lines:
@@ -186,7 +202,12 @@ def test_queue__is_served_over_sites_that_stay_connected(running: tuple[Stage, C
     queue.add([*small, "rounds=60"], folder / "runs" / "long")
     queue.add([*small, "rounds=2"], folder / "runs" / "never")
     queue.stop(3)
+    asking = stage.world.site_file(others[0])
+    text = asking.read_text()
+    asking.write_text(text.replace("policy:\n", "policy:\n  approval: ask\n"))
     server = stage.queue()
+    check_approval(stage, server, others[0])
+    asking.write_text(text)
 
     def states() -> list[str]:
         return [one.state for one in queue.studies()]
@@ -204,6 +225,28 @@ def test_queue__is_served_over_sites_that_stay_connected(running: tuple[Stage, C
     os.kill(server.pid, signal.SIGINT)
     assert server.wait(PATIENCE) == 130
     assert states()[1] == "running", "it is resumed when a coordinator serves the queue again"
+
+
+def check_approval(stage: Stage, server: subprocess.Popen[bytes], name: str) -> None:
+    """A study waits for the owner of a site, and for nothing else, and goes on once he approves."""
+    why = {name: "awaiting its owner's approval"}
+    wait_for(
+        "whose owner it waits for",
+        lambda: any(one.get("why") == why for one in events(stage, "waiting")),
+        unless=server,
+    )
+    found = status_of(stage.world.coordinator / "state", datetime.now(UTC))
+    assert (found.awaited, dict(found.why)) == ((name,), why)
+    before = verify(stage.world.ledger(name)).reserved
+    file = stage.world.site_file(name)
+    asked = look(file).studies[0]  # the last that has asked
+    assert main(["studies", "approve", str(file), asked.terms[:16]]) == 0
+    wait_for(
+        "that it trains",
+        lambda: verify(stage.world.ledger(name)).reserved > before,
+        unless=server,
+    )
+    assert verify(stage.world.ledger(name)).decided
 
 
 def copied(stage: Stage, server: subprocess.Popen[bytes]) -> None:

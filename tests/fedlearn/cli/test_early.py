@@ -47,6 +47,7 @@ CASES = [
     f"queue add nosuch {HEART}",
     "studies list nosuch",
     "desk nosuch",
+    "keys kit nosuch",
 ]
 
 

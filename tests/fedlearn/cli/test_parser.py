@@ -28,7 +28,7 @@ GROUPS = ["", "data", "keys", "keys roster", "ledger", "studies"]
 
 def test_commands__each_call_something_of_their_own() -> None:
     called = [leaf(parser(), words.split()).get_default("call") for words in COMMANDS]
-    assert len(called) == 39
+    assert len(called) == 41
     assert all(map(callable, called))
     assert len(set(called)) == len(called)
 
