@@ -120,8 +120,10 @@ def drawn_words(rng: np.random.Generator, *, series: bool) -> list[str]:
     words = [f"privacy={kind}", "privacy.epsilon=4", f"model={model}"]
     sums = ["off", "ring", "masked", "masked", "two_server"]
     words.append(f"secagg={'masked' if kind == 'distributed' else rng.choice(sums)}")
-    if kind == "record" and rng.random() < 0.3:  # another vector travels beside the model's
-        words += ["strategy=scaffold", "strategy.min_sites=3"]
+    if kind == "record" and rng.random() < 0.4:
+        # Another vector travels beside the model's, or a site keeps a model of its own.
+        strategy = rng.choice(["scaffold", "ditto", "mr_mtl"])
+        words += [f"strategy={strategy}", "strategy.min_sites=3"]
     words.append(f"transport={rng.choice(['plain', 'plain', 'sealed'])}")
     words.append(f"evaluation={rng.choice(['private', 'private', 'none'])}")
     steps = 1 if kind == "distributed" else int(rng.integers(1, 3))
