@@ -429,6 +429,9 @@ def test_site_file__names_all_its_mistakes(tmp_path: Path) -> None:
     path.write_text("name: a\ndata: b\nledger: c\npolicy: {}\nkeys: d\n")
     with pytest.raises(ConfigError, match="keys and roster"):
         load(path)
+    path.write_text("name: a\ndata: b\nledger: c\npolicy: {approval: ask}\n")
+    with pytest.raises(ConfigError, match=r"policy\.approval=ask: an app of Flower's has no terms"):
+        load(path)
     app = make_client(protect(site=str(tmp_path / "{hospital}.yaml")))
     with pytest.raises(ProtocolError, match="this node's config has partition-id, num-partitions"):
         run(TappedGrid(app, 5), protection=Protection())
