@@ -116,13 +116,23 @@ def _error(figures: Figures) -> str:
     known = [error for error in errors if error is not None]
     if not known:
         return _filled("The test part gives this metric no standard error.")
+    seeds = _DRAWN if figures.drawn else _FIXED
     return _filled(
         f"**Error of the test part.** The standard error, up to {value(max(known))}, says how far "
         "a figure would be off on other test records of the same kind: they were drawn anew with "
-        "replacement (bootstrap). It is not the range over seeds, which leaves the test records "
-        "as they are. All rows are of the same test records, so their differences are surer than "
-        "each figure. Still, rows that are closer than one standard error are not told apart here."
+        f"replacement (bootstrap). {seeds} differences are surer than each figure. Still, rows "
+        "that are closer than one standard error are not told apart here."
     )
+
+
+_FIXED: Final = (
+    "It is not the range over seeds, which leaves the test records as they are. All rows are of "
+    "the same test records, so their"
+)
+_DRAWN: Final = (
+    "A seed draws its own deal to sites, or its own test part, so that the range holds some of "
+    "this. Runs of one seed are of the same test records, so their"
+)
 
 
 # --- who pays, and what it costs ----------------------------------------------------------------

@@ -88,6 +88,8 @@ class Figures:
     """Those of a summary; the first one leads."""
     uninformed: dict[str, float]
     sites: dict[str, SiteSize]
+    drawn: bool = False
+    """Whether seeds draw sites or test parts anew; then `sites` are those of one seed."""
     rows: list[Row]
     references: list[Row]
     audits: list[Audited]

@@ -6,6 +6,7 @@ import hashlib
 import re
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -16,7 +17,7 @@ from fedlearn.metrics.intervals import Measured
 from fedlearn.report.comparison import FILE, read_comparison, traffic
 from fedlearn.report.runs import REFERENCES, Run, grouped, read_runs, reference_levels
 from fedlearn.results.reading import task_of
-from fedlearn.results.result import ResultFile
+from fedlearn.results.result import ResultFile, total_of
 
 WIDTH: Final = 2 * statistics.NormalDist().inv_cdf(0.975)
 """Standard errors in an interval of 95 percent."""
@@ -37,8 +38,9 @@ def read_figures(folders: Sequence[Path], by: str = "") -> Figures:
     audited = [run for run in runs if run.result.audit and run.result.audit.canaries]
     points = [run for run in runs if run.reference is None and run not in audited]
     _same("experiment", {str(run.result.config["experiment"]) for run in runs})
-    _same("data", {run.result.data.sha256 for run in points})
+    _same("data", {_dealt(run.result) for run in points})
     first, names = points[0].result, _metrics(points, by)
+    drawn = len({run.result.data.sha256 for run in points}) > 1
     started = sorted(run.result.started_at[:10] for run in runs)
     return Figures(
         experiment=str(first.config["experiment"]),
@@ -52,8 +54,9 @@ def read_figures(folders: Sequence[Path], by: str = "") -> Figures:
         metrics=names,
         uninformed=dict(first.final.uninformed),
         sites=dict(first.data.sites),
-        rows=[_row(label, members, names[0]) for label, members in _rows(points)],
-        references=list(_references(runs, names[0])),
+        drawn=drawn,
+        rows=_compared([_row(label, members, names[0]) for label, members in _rows(points)], drawn),
+        references=_compared(list(_references(runs, names[0])), drawn),
         audits=[_audited(run) for run in audited],
         results={
             f"{folder.name}/{run.name}": _digest(folder / run.name / "result.json")
@@ -92,6 +95,17 @@ def _finished(folder: Path) -> list[Run]:
 def _same(what: str, found: set[str]) -> None:
     if len(found) != 1:
         raise DataError(f"the runs are not of one {what}: {', '.join(sorted(found)) or 'no runs'}")
+
+
+def _dealt(result: ResultFile) -> str:
+    """Which records there are, however a seed has dealt them out to sites and parts."""
+    sizes = [size for site in result.data.sites.values() for size in (site.train, site.test)]
+    return f"{result.data.name}, {total_of(sizes)} records"
+
+
+def _compared(rows: list[Row], drawn: bool) -> list[Row]:
+    """Rows without sites where those of one seed are not those of another."""
+    return [replace(row, sites={}) for row in rows] if drawn else rows
 
 
 def _digest(path: Path) -> str:
