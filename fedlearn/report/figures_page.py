@@ -165,7 +165,7 @@ class FiguresPage:
             )
             for k, time in enumerate(one.times)
         ]
-        return FigureGroup(name=one.name, unit="", rows=tuple(rows))
+        return FigureGroup(name=one.name, unit=self.language.one(_SURVIVING), rows=tuple(rows))
 
     def _row(self, name: str, of: Site, figure: Estimate, digits: int | None = 0) -> FigureRow:
         """`digits` are those of the interval; None for shares."""
@@ -242,6 +242,7 @@ _UNSURE: Final = message(
     "At this epsilon nobody can say where these numbers lie: the interval of a quantile is half of "
     "the range or more."
 )
+_SURVIVING: Final = message("share without the event until then (Kaplan and Meier)")
 _FEW: Final = message("Categories are not public here: one of fewer than %(least)s is not named.")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -10,8 +11,9 @@ import pytest
 from flwr.app import Message, RecordDict
 
 from fedlearn.flower import messages as flower
+from server.deployment import composed
 from server.statistics import figures, gather
-from tests.attacks.lab import SITES, STRICT, Lab
+from tests.attacks.lab import SITES, STRICT, STUDY, Lab
 from tests.attacks.neighbours import VICTIM, Talk, check, watched
 from tests.attacks.test_neighbours import HEADER, USUAL, prepared
 
@@ -93,3 +95,28 @@ def test_records__move_the_sums_of_a_table_by_what_is_paid_for_and_nothing_else(
     assert ("statistics", VICTIM) in {(what, who) for who, what, *_ in seen[0].sums}
     assert {what for _, what, *_ in seen[0].sums} == {"statistics"}
     check(seen[0], seen[1], len(odd))
+
+
+@pytest.mark.slow
+def test_category_of_few_records__is_given_as_a_gap_where_nothing_hides_it(tmp_path: Path) -> None:
+    policy = (
+        "  unit: none\n  min_cohort: 3\n  require_transport: sealed\n  require_secagg: masked\n"
+    )
+    made = Lab.make(tmp_path, policy=policy)
+    path = made.world.root / VICTIM / "table.csv"
+    lines = [line.replace(",m,", ",f,") for line in path.read_text().splitlines()]
+    lines[1] = lines[1].replace(",f,", ",m,")
+    path.write_text("\n".join(lines) + "\n")
+    others = sum(
+        (made.world.root / site / "table.csv").read_text().count(",m,") for site in SITES[1:]
+    )
+    words = [*(one for one in STUDY if not one.startswith("privacy")), "privacy=none", *MASKED]
+    lab = made.again(replace(composed([*words, "evaluation=pooled"]), out=made.config.out))
+    federation = lab.federate()
+    found = figures(federation, gather(federation), "", real_noise=True).pooled
+    (sex,) = [one for one in found.choices if one.name == "sex"]
+    counts = {one.name: one.count.value for one in sex.categories}
+    assert counts["m"] == others, "the only man at a site is not among them"
+    assert sex.missing is not None
+    assert sex.missing.count.value == 1
+    assert found.records.value == 60 * len(SITES)
