@@ -66,6 +66,11 @@ def test_site__has_every_page_in_one_place_of_its_contents() -> None:
     assert sorted(listed) == sorted(there)
 
 
+@pytest.mark.parametrize("page", prose.pages(), ids=lambda page: page.name)
+def test_page__has_lines_that_can_be_read(page: Path) -> None:
+    assert prose.too_long(page.read_text("utf-8")) == [], "`python -m tests.prose` wraps them"
+
+
 def test_wrapping__keeps_words_code_links_tables_and_lists() -> None:
     long = "word " * 40
     code = "`a command that is never parted, however long it may be, since it is copied as it is`"
