@@ -94,6 +94,15 @@ ODD = st.text(
 )
 
 
+def test_validation__and_models_of_a_site_are_said_to_its_owner() -> None:
+    asked_for = ["scenario.validation_fraction=0.1", "training.keep=best", "training.patience=3"]
+    text = shown(composed(["experiment=medical_heart", *asked_for]))
+    assert "Some records were kept from training for validation." in text
+    assert "epsilon is that of all rounds as planned" in text
+    own = shown(composed(["experiment=medical_heart", "strategy=ditto"]))
+    assert "Every site has a model of its own as well" in own
+
+
 @settings(max_examples=examples(200), deadline=None)
 @given(purpose=ODD)
 def test_purpose__of_any_signs_draws_nothing_and_hides_no_line(purpose: str) -> None:
