@@ -23,6 +23,7 @@ from fedlearn.data.check.files import check
 from fedlearn.data.datasets.archives import default_cache
 from fedlearn.data.texts.folders import FolderTexts
 from fedlearn.data.texts.language import Encoder
+from fedlearn.models.huggingface import HuggingFaceModel
 from server.run import Silent
 from server.stop import Stop
 from simulations.run import simulate
@@ -209,7 +210,10 @@ def test_hidden_states__of_the_same_weights_with_other_settings_are_made_anew(
     monkeypatch.setenv("FEDLEARN_CACHE", str(tmp_path / "cache"))
     words = [*adapters(tmp_path), "privacy=none", "secagg=off", f"out={tmp_path / 'run'}"]
     config = compose(words)
-    config = replace(config, model=config.model.pinned())
+    pinned = replace(config, model=config.model.pinned())
+    # As settings of before, which name the weights alone.
+    assert isinstance(pinned.model, HuggingFaceModel)
+    config = replace(config, model=replace(pinned.model, config_sha256=""))
     about = tmp_path / "tiny" / "config.json"
 
     def seen(eps: float) -> torch.Tensor:
@@ -221,6 +225,10 @@ def test_hidden_states__of_the_same_weights_with_other_settings_are_made_anew(
     torch.testing.assert_close(seen(1e-6), first, rtol=0, atol=0)
     folders = [*(tmp_path / "cache" / "encoded").iterdir()]
     assert [len([*folder.glob("*.npy")]) for folder in folders] == [1, 1]
+    # A run of now is refused by a site whose config.json is another.
+    assert seen(10.0).shape
+    with pytest.raises(ConfigError, match=r"model\.config_sha256=.* are others here"):
+        open_site(owner_of(pinned, "o0"), pinned)
 
 
 @pytest.mark.slow
