@@ -278,6 +278,11 @@ class Reporter:
         self.folder.append_metrics(entry)
         self.model = self._trained()
         self.folder.write_model(self.model, self.federation.enrolment.trainable)
+        noise = self.federation.algorithm.deviation(progress.algorithm)
+        if noise is not None:
+            enrolment = self.federation.enrolment
+            noise = trained(enrolment.layout, noise)
+            self.folder.write_deviation(noise, enrolment.trainable)
         if progress.seen:
             append_seen(self.folder.path, progress.seen)
         # True if nothing follows, as after a power cut.

@@ -173,6 +173,11 @@ class Algorithm:
         """
         return {}
 
+    def deviation(self, state: State) -> Vector | None:
+        """The standard deviation of the noise of privacy in each value of the model; None where it
+        is not known or there is none."""
+        return None
+
     def server(self, mean: RoundMean, state: State) -> tuple[Vector, State]:
         """The next global model, `float32[d]`, and the next state."""
         return mean.model, state

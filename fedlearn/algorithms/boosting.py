@@ -55,6 +55,11 @@ class Boosting(Algorithm):
             )
         return found
 
+    def deviation(self, state: State) -> Vector | None:
+        """An upper bound on it, as far as the head of this file says."""
+        found = state.get(SPREAD)
+        return None if found is None or not found.any() else np.sqrt(found).astype(np.float32)
+
     def server(self, mean: RoundMean, state: State) -> tuple[Vector, State]:
         """The step above; `spread` grows by what of this round's noise is in it."""
         change = np.asarray(mean.model - mean.before, np.float64)

@@ -49,6 +49,11 @@ class Axis:
     cuts: Floats
     size: int
     widths: tuple[int, ...]
+    own: Range | None = None
+    """The range that the column was scaled by."""
+    squashed: bool = False
+    open: bool = False
+    """Whether its bins go as far as numbers do, so that most have no record."""
 
     @property
     def cells(self) -> tuple[int, ...]:
@@ -60,6 +65,34 @@ class Axis:
         if self.kind == "categories":
             return values.astype(np.int64)
         return np.searchsorted(self.cuts, values.astype(np.float32), side="right")
+
+    def own_cuts(self) -> NDArray[np.float64]:
+        """The least numbers, in the units of the table, that are in all bins but the first.
+
+        Exactly: a number is at or above one if and only if a record that was made of it is at or
+        above the cut, rounding included.
+        """
+        low, high = (np.full(len(self.cuts), _place(end)) for end in (-_MOST, _MOST))
+        while (low + 1 < high).any():
+            middle = (low >> 1) + (high >> 1) + (low & high & 1)
+            above = scaled(_float(middle), self.own, self.squashed) >= self.cuts
+            low, high = np.where(above, low, middle), np.where(above, middle, high)
+        return _float(high)
+
+
+_MOST: Final = 3e38
+
+
+def _place(value: float) -> np.int64:
+    """Where a number stands among all of float64, in their order."""
+    bits = np.float64(value).view(np.int64)
+    return bits if bits >= 0 else np.int64(-(bits & np.iinfo(np.int64).max))
+
+
+def _float(places: NDArray[np.int64]) -> NDArray[np.float64]:
+    """The numbers at places; the other way of `_place`."""
+    size: NDArray[np.float64] = np.abs(places).view(np.float64)
+    return np.where(places < 0, -size, size)
 
 
 def names_of(table: TableInput) -> tuple[str, ...]:
@@ -92,36 +125,26 @@ def axes_of(
             continue
         if place >= table.numeric:
             size = table.cardinalities[place - table.numeric]
-            found.append(_axis(name, "categories", place, None, size=size, widths=(1,)))
+            none = np.zeros(0, np.float32)
+            found.append(
+                Axis(name=name, kind="categories", place=place, gap=None, cuts=none, size=size,
+                     widths=(1,))
+            )  # fmt: skip
             continue
-        cuts = _cuts(name, bins, ranges.get(name), edges.get(name), place in table.squashed)
-        widths = tuple(w for i in range(levels) if (w := 2**i) == 1 or w <= len(cuts))
-        gap = gaps.get(name)
-        size = len(cuts) + 1
-        found.append(_axis(name, "number", place, gap, cuts=cuts, size=size, widths=widths))
+        squashed, own, given = place in table.squashed, ranges.get(name), edges.get(name)
+        cuts = _cuts(bins, own, given, squashed)
+        found.append(
+            Axis(
+                name=name, kind="number", place=place, gap=gaps.get(name), cuts=cuts,
+                size=len(cuts) + 1, own=None if squashed else own, squashed=squashed,
+                widths=tuple(w for i in range(levels) if (w := 2**i) == 1 or w <= len(cuts)),
+                open=given is None and (squashed or own is None),
+            )
+        )  # fmt: skip
     return tuple(found)
 
 
-def _axis(
-    name: str,
-    kind: Kind,
-    place: int,
-    gap: int | None,
-    *,
-    size: int,
-    widths: tuple[int, ...],
-    cuts: Floats | None = None,
-) -> Axis:
-    none = np.zeros(0, np.float32)
-    return Axis(
-        name=name, kind=kind, place=place, gap=gap, size=size, widths=widths,
-        cuts=none if cuts is None else cuts,
-    )  # fmt: skip
-
-
-def _cuts(
-    name: str, bins: int, own: Range | None, edges: Sequence[float] | None, squashed: bool
-) -> Floats:
+def _cuts(bins: int, own: Range | None, edges: Sequence[float] | None, squashed: bool) -> Floats:
     """Where the bins of a number begin, in the scale of the model: as given, or by its form."""
     if edges is not None:
         return np.unique(scaled(np.array(edges, np.float64), own, squashed))

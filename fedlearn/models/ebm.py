@@ -134,7 +134,7 @@ class BinValues(nn.Module):
     def entries(self, places: Tensor) -> Tensor:
         """What each entry adds to the scores: `[batch, entries, outputs]`, the constant first."""
         found: Tensor = self.values(places)
-        return found * torch.tensor(self.shares, device=found.device)[:, None]
+        return found * torch.tensor(self.shares, dtype=found.dtype, device=found.device)[:, None]
 
 
 @torch.no_grad()
@@ -160,16 +160,19 @@ def shares(axes: Sequence[Axis]) -> list[float]:
     return [1.0, *(1 / math.sqrt(count * len(axis.widths)) for axis in axes for _ in axis.widths)]
 
 
-def functions(axes: Sequence[Axis], values: NDArray[np.floating]) -> list[NDArray[np.float64]]:
+def functions(
+    axes: Sequence[Axis], values: NDArray[np.floating], *, power: int = 1
+) -> list[NDArray[np.float64]]:
     """What each column adds in each of its finest bins, `float64[size (+ 1), outputs]`.
 
     `values: [entries of the table, outputs]`. Of a number the last row is that of records without
-    a value: what their gap says, or the bin that stands in for it.
+    a value: what their gap says, or the bin that stands in for it. With `power=2` values are
+    variances, and so is what comes back.
     """
     found, start = [], 1
     for axis in axes:
         total = np.zeros((axis.size + (axis.kind == "number"), values.shape[1]))
-        share = 1 / math.sqrt(len(axes) * len(axis.widths))
+        share = (1 / math.sqrt(len(axes) * len(axis.widths))) ** power
         for width, cells in zip(axis.widths, axis.cells, strict=True):
             own = values[start : start + cells].astype(np.float64) * share
             total[: axis.size] += own[np.arange(axis.size) // width]

@@ -15,6 +15,7 @@ from fedlearn.core.errors import ConfigError
 from fedlearn.tasks import ImageInput, Input, SeriesInput, TableInput, Task, TextInput
 
 if TYPE_CHECKING:
+    from fedlearn.models.bins import Axis
     from fedlearn.models.forms import PublicBase
 
 Weights = Mapping[str, Tensor]
@@ -72,6 +73,10 @@ class Model(ABC):
     def starts_pretrained(self) -> bool:
         """Whether the weights below the head mean something before training."""
         return False
+
+    def axes(self, task: Task) -> tuple[Axis, ...] | None:
+        """The columns and their bins, where an answer is a sum of one function for each column."""
+        return None
 
     def weights(self, cache: Path) -> Weights:
         """The weights that it starts from, where these are public ones; of no other layer.

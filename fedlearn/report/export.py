@@ -29,6 +29,7 @@ from fedlearn.core.vector import Vector, vector_digest
 from fedlearn.core.weights import values_of
 from fedlearn.data.texts.folders import PINNED
 from fedlearn.prediction import ModelFile, Predictor
+from fedlearn.report import plain
 from fedlearn.report.facts import Facts, public_settings
 from fedlearn.report.forms import FORMS, INT8, README, base_of, front_matter, loading, write_int8
 from fedlearn.report.made_smaller import (
@@ -40,6 +41,8 @@ from fedlearn.report.made_smaller import (
     texts_of,
     write_costs,
 )
+from fedlearn.report.shapes import FILE as SHAPES
+from fedlearn.report.shapes import Shapes, read_noise, shapes_of
 from fedlearn.report.texts import code_block, render, texts
 from fedlearn.report.written import Samples, public_prompts, samples_of
 from fedlearn.results.categories import Categories, kept_categories
@@ -51,6 +54,7 @@ MODEL: Final = "model.safetensors"
 ASKED: Final = prediction.FILE
 CARD: Final = "model_card.md"
 STATEMENT: Final = "privacy_statement.md"
+PLAIN: Final = "predict.py"
 
 
 def export(
@@ -93,6 +97,7 @@ def export(
             _write_form(run, facts, form, folder)
         else:
             _write_own(asked, model, folder)
+            _write_shapes(run, result, asked, folder)
         write_texts(facts, _samples(run, result), folder, costs)
         names = sorted(path.name for path in folder.iterdir())
     return tuple(target / name for name in names)
@@ -325,6 +330,29 @@ def model_file(result: ResultFile, settings: Mapping[str, Any]) -> ModelFile | N
 def read_model(run: Path, result: ResultFile) -> Vector:
     """The trained model in the folder `run`: `float32[d]`; raises DataError as `export` does."""
     return values_of(_checked_model(run / MODEL, result))
+
+
+def read_shapes(run: Path, result: ResultFile) -> Shapes | None:
+    """The functions of the model in the folder `run`, where it is a sum of one for each column and
+    is there as the result says."""
+    if (run / MODEL).is_file() and (file := model_file(result, result.config)) is not None:
+        return _shapes_in(run, result, file)
+    return None
+
+
+def _shapes_in(run: Path, result: ResultFile, file: ModelFile) -> Shapes | None:
+    if file.model.axes(file.learned.of(file.task)) is None:
+        return None
+    vector = read_model(run, result)
+    return shapes_of(file, vector, read_noise(run, vector.size))
+
+
+def _write_shapes(run: Path, result: ResultFile, asked: ModelFile | None, folder: Path) -> None:
+    """An additive model as plain numbers, and a program that needs nothing but numpy."""
+    found = _shapes_in(run, result, asked) if asked is not None else None
+    if found is not None:
+        (folder / SHAPES).write_text(json.dumps(found.tree()), encoding="utf-8")
+        (folder / PLAIN).write_text(Path(plain.__file__).read_text(encoding="utf-8"))
 
 
 def _checked_model(path: Path, result: ResultFile) -> bytes:

@@ -18,6 +18,7 @@ from fedlearn.figures import FILE as FIGURES
 from fedlearn.report.comparison import FILE
 from fedlearn.report.explanations import FILE as EXPLANATIONS
 from fedlearn.report.explanations import read_explanations
+from fedlearn.report.export import read_shapes
 from fedlearn.report.exposure import FILE as EXPOSURE
 from fedlearn.report.exposure_page import ExposurePage
 from fedlearn.report.facts import Facts
@@ -56,7 +57,7 @@ def write_report(folder: Path, code: str | None = None) -> Path:
         result = read_result(folder)
         language = language_of(code or _language(result))
         facts = Facts(result=result, hashes=hashes, language=language)
-        page = run_page(facts, read_explanations(folder))
+        page = run_page(facts, read_explanations(folder), read_shapes(folder, result))
         text = _render("run.html.j2", folder, page=page, **facts.texts)
     elif (folder / POISON).is_file() and not (folder / FILE).is_file():
         language = language_of(code or "en")

@@ -20,6 +20,8 @@ from fedlearn.report.facts import Facts
 from fedlearn.report.fairness import WhomTable, sites_plot, whom
 from fedlearn.report.measured import MeasuredPrivacy
 from fedlearn.report.own import OwnTable, own_tables
+from fedlearn.report.shape_plots import ShapesShown, shapes_shown
+from fedlearn.report.shapes import Shapes
 from fedlearn.report.texts import bytes_text
 from fedlearn.report.verdict import Remark, verdict
 from fedlearn.results.result import ResultFile, RoundResult
@@ -68,13 +70,16 @@ class RunPage:
     whom: tuple[WhomTable, ...]
     own: tuple[OwnTable, ...]
     reasons: Reasons | None
+    shapes: ShapesShown | None
     traffic: dict[str, int]
     epsilon_note: str
     """What the two epsilons of a site are."""
     cost_rows: tuple[tuple[str, str], ...]
 
 
-def run_page(facts: Facts, explanations: Explanations | None = None) -> RunPage:
+def run_page(
+    facts: Facts, explanations: Explanations | None = None, shapes: Shapes | None = None
+) -> RunPage:
     """The page of a run."""
     result = facts.result
     return RunPage(
@@ -93,6 +98,7 @@ def run_page(facts: Facts, explanations: Explanations | None = None) -> RunPage:
         whom=whom(facts),
         own=own_tables(facts),
         reasons=reasons(explanations, result, facts.language) if explanations else None,
+        shapes=shapes_shown(shapes, facts.language) if shapes else None,
         traffic=traffic(result),
         epsilon_note=_epsilon_note(facts),
         cost_rows=tuple(_cost_rows(facts)),

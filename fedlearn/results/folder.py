@@ -157,19 +157,26 @@ class RunFolder:
         with (self.path / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(finite(to_tree(entry)), allow_nan=False) + "\n")
 
+    def write_deviation(self, vector: Vector, layout: Layout) -> None:
+        """Write `noise.safetensors`: the deviation of the noise in every value of the model."""
+        self._write_tensors("noise.safetensors", vector, layout)
+
     def write_model(self, vector: Vector, layout: Layout) -> None:
         """Write `model.safetensors`: every shared tensor under its name.
 
         safetensors sorts tensors its own way; `order` keeps that of the vector,
         so that the hash can be checked from the file alone.
         """
+        self._write_tensors("model.safetensors", vector, layout)
+
+    def _write_tensors(self, name: str, vector: Vector, layout: Layout) -> None:
         tensors = {name: np.ascontiguousarray(t) for name, t in layout.split(vector).items()}
         metadata = {
             "format": "fedlearn/model/v1",
             "order": json.dumps(list(tensors)),
             "sha256": vector_digest(vector),
         }
-        write_atomically(self.path / "model.safetensors", save(tensors, metadata))
+        write_atomically(self.path / name, save(tensors, metadata))
 
     def write_checkpoint(self, state: Checkpoint) -> None:
         """Write the state after a round; one file, so that it is one moment."""

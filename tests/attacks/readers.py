@@ -49,7 +49,8 @@ HARMLESS: Final = frozenset(
 
 OTHERS: Final = frozenset(
     {"PIL", "annotated_types", "argcomplete", "cryptography", "dp_accounting",
-     "fastapi", "flwr", "google", "httpx", "jinja2", "markupsafe", "matplotlib", "mlflow", "numpy",
+     "fastapi", "flwr", "google", "httpx", "interpret", "jinja2", "markupsafe", "matplotlib",
+     "mlflow", "numpy",
      "onnx", "onnxruntime", "onnxscript", "opacus", "peft",
      "pyarrow", "rich", "scipy", "sklearn", "starlette", "stdnum", "torch", "transformers",
      "typing_extensions", "uvicorn"}

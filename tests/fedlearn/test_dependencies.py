@@ -21,6 +21,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 MODULES = {
     "dp-accounting": "dp_accounting",
     "scikit-learn": "sklearn",
+    "interpret-core": "interpret",
     "hydra-core": "hydra",
     "pillow": "PIL",
     "python-stdnum": "stdnum",

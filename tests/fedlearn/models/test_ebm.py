@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.metrics import roc_auc_score
 from torch.nn import functional
 
 from fedlearn import models
+from fedlearn.algorithms import RoundMean
+from fedlearn.config import compose
 from fedlearn.core.rng import Streams
+from fedlearn.core.vector import load_vector, to_vector
 from fedlearn.data.tables.scaling import Ranges, scale
 from fedlearn.models.bins import scaled
 from fedlearn.models.ebm import Ebm, functions, shares
@@ -179,3 +184,39 @@ def test_column_that_does_not_vary__changes_no_ranking() -> None:
     scores = model(rows).detach()
     assert (scores[:, 1] - scores[:, 0]).argsort().tolist()[2:] in ([2, 3], [3, 2])
     assert torch.isfinite(scores).all()
+
+
+@pytest.mark.slow
+def test_rounds__learn_what_interpret_learns_on_the_same_bins() -> None:
+    """An oracle: boosting of one curator, on the same cuts, without privacy on both sides."""
+    glassbox = pytest.importorskip("interpret.glassbox", reason="interpret-core is not installed")
+    rng = np.random.default_rng(4)
+    values = rng.uniform(-3, 3, (20000, 4))
+    chance = 1 / (1 + np.exp(-(np.sin(values[:, 0] * 2) + (values[:, 1] > 1) - 0.5 * values[:, 2])))
+    labels = (rng.random(20000) < chance).astype(int)
+    cuts = np.linspace(-3, 3, 33)[1:-1].round(3).tolist()
+    table = TableInput(numeric=4, names=("a", "b", "c", "d"))
+    config = Ebm(edges={name: tuple(cuts) for name in table.names})
+    model = models.build(config, task_of(table), Streams(0)).model
+    rows, targets = torch.from_numpy(values.astype(np.float32)), torch.from_numpy(labels)
+    step = compose(["model=ebm"]).strategy
+    vector, state = to_vector(model), dict[str, Any]()
+    for number in range(1, 21):
+        load_vector(model, vector)
+        loss = functional.cross_entropy(model(rows[:12000]), targets[:12000])
+        (gradient,) = torch.autograd.grad(loss, [*model.parameters()])
+        mean = RoundMean(
+            number=number, before=vector, model=vector - gradient.numpy().ravel(), extra={},
+            share=1.0,
+        )  # fmt: skip
+        vector, found = step.server(mean, state)
+        state = dict(found)
+    load_vector(model, vector)
+    ours = model(rows[12000:]).softmax(1)[:, 1].detach().numpy()
+    theirs = glassbox.ExplainableBoostingClassifier(
+        feature_types=[cuts] * 4, interactions=0, outer_bags=2, n_jobs=1, random_state=0
+    ).fit(values[:12000], labels[:12000])
+    auc = [roc_auc_score(labels[12000:], one) for one in (
+        ours, theirs.predict_proba(values[12000:])[:, 1], chance[12000:])]  # fmt: skip
+    assert auc[0] > auc[1] - 0.01
+    assert auc[0] > auc[2] - 0.03, "close to what can be known"
