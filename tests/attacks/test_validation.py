@@ -32,7 +32,11 @@ def test_rounds__read_validation_records_and_the_end_the_test_once(
     lab = lab_of(tmp_path, kind)
     federation, sites = lab.federate(), opened(lab)
     shown = [federation.run_round(number).evaluate for number in (1, 2, 3, 4)]
-    assert [bool(found) for found in shown] == [False, True, False, True]
+    # Of so few records private noise may leave no figure at all.
+    wanted = [False, kind == "per_site", False, kind == "per_site"]
+    assert all(bool(found) >= want for found, want in zip(shown, wanted, strict=True))
+    assert not shown[0]
+    assert not shown[2]
     assert federation.progress.tested is None
     federation.test()
     tested = federation.progress.tested
