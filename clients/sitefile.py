@@ -16,7 +16,7 @@ ledger: state/ledger.jsonl      # belongs to the data, not to a run
 policy: {epsilon_total: 8.0, delta: 1.0e-5, min_cohort: 3}
 server: {address: "fed.example.org:8443", authority: ca.crt}   # for `fedlearn client`
 machine: {max_batch: 256}       # what this machine can hold, where it is less than others
-alerts: [/usr/local/bin/page]   # a command, started when four fifths of the budget are spent
+alerts: [/usr/local/bin/page]   # a command, for four fifths of the budget, and a study that waits
 ```
 """
 

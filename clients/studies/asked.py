@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,6 +27,9 @@ MOST_UNDECIDED: Final = 64
 
 MOST_BYTES: Final = 1_000_000
 """Of the terms of one study."""
+
+NEWS: Final = timedelta(hours=1)
+"""Between two studies of which the owner is told by a command."""
 
 SHORTEST: Final = 16
 """Digits of a hash by which a study may be called: no coordinator finds two that begin so."""
@@ -80,10 +83,14 @@ def folder_beside(ledger: Path) -> Path:
     return ledger.with_name(f"{ledger.stem}.studies")
 
 
-def note(ledger: Path, text: str, now: datetime, decided: Collection[str]) -> str:
-    """Write down that a study was asked for, whose terms `text` is; its hash.
+def note(ledger: Path, text: str, now: datetime, decided: Collection[str]) -> tuple[str, bool]:
+    """Write down that a study was asked for, whose terms `text` is.
 
     `decided` are the studies that are never forgotten.
+
+    Returns:
+        The hash of the terms, and whether that is news: the study was not there, and none was
+        asked for first within the last hour, so that who asks without end rings once.
 
     Raises:
         ConfigError: it is longer than any study.
@@ -93,15 +100,23 @@ def note(ledger: Path, text: str, now: datetime, decided: Collection[str]) -> st
     if len(content) > MOST_BYTES:
         raise ConfigError(f"its terms have more than {MOST_BYTES} bytes")
     terms, folder = study_hash(text).hex(), folder_beside(ledger)
-    path = folder / f"{terms}.json"
+    path, is_news = folder / f"{terms}.json", False
     if not path.is_file():
+        is_news = not any(now - one < NEWS for one in _began(folder))
         ledger.parent.mkdir(parents=True, exist_ok=True)
         folder.mkdir(mode=0o700, exist_ok=True)
         since = now.astimezone(UTC).isoformat(timespec="seconds")
         write_atomically(path, json.dumps({"asked": since, "text": text}).encode(), PRIVATE)
         _forget(folder, {*decided, terms})
     os.utime(path, (now.timestamp(), now.timestamp()))
-    return terms
+    return terms, is_news
+
+
+def _began(folder: Path) -> Iterator[datetime]:
+    """When each study that is there was asked for first."""
+    for path in folder.glob("*.json"):
+        with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
+            yield datetime.fromisoformat(json.loads(path.read_text(encoding="utf-8"))["asked"])
 
 
 def _forget(folder: Path, kept: Collection[str]) -> None:

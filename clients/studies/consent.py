@@ -18,6 +18,7 @@ from clients.studies.decisions import TAKES_PART, Decisions, Standing
 from fedlearn.config import RunConfig, to_tree
 from fedlearn.config.study import study_text
 from fedlearn.core.errors import DataError, PrivacyError, ProtocolError
+from fedlearn.core.logs import EVENTS
 from fedlearn.flower import messages as flower
 from fedlearn.rounds import ByOwner
 
@@ -86,13 +87,15 @@ class Consent:
         """
         made = self._read(now)
         terms = config.terms.hex()
-        if step in _BEGINS and self.notes:  # anew: a study that goes on is never forgotten
-            self._note(config, now, made)
+        # Anew each time: a study that goes on is never forgotten.
+        is_news = step in _BEGINS and self.notes and self._note(config, now, made)
         roster = decisions.roster_digest(self.roster) if made.made else ""
         standing = made.standing(terms, roster, asks=self.asks)
         if standing in TAKES_PART or (standing == "paused" and step not in _BEGINS):
             return
         log.info("study %s: %s", terms, _OUTSIDE[standing])
+        if is_news and standing == "waiting":
+            EVENTS.warning("study_waits", extra={"fields": {"site": self.site, "study": terms}})
         raise (HeldError if standing in ("waiting", "paused") else DeclinedError)(standing)
 
     def _read(self, now: datetime) -> Decisions:
@@ -105,11 +108,12 @@ class Consent:
             raise PrivacyError(f"site {self.site}: {error}") from None
         return made
 
-    def _note(self, config: RunConfig, now: datetime, made: Decisions) -> None:
-        """Where it cannot be written the owner cannot decide, and finds why in the log."""
+    def _note(self, config: RunConfig, now: datetime, made: Decisions) -> bool:
+        """Whether it is news to the owner, who finds in the log why one cannot be written."""
         decided = {one.terms for one in made.made}
         try:
-            asked.note(self.ledger, study_text(to_tree(config)), now, decided)
+            return asked.note(self.ledger, study_text(to_tree(config)), now, decided)[1]
         except OSError as error:
             folder = asked.folder_beside(self.ledger)
             log.warning("%s: cannot be written to (%s)", folder, error.strerror)
+            return False

@@ -20,7 +20,7 @@ from typing import Any, Final, Literal
 from fedlearn.core.logs import EVENTS
 from fedlearn.core.names import printable
 
-Kind = Literal["site_down", "run_ended", "budget"]
+Kind = Literal["site_down", "run_ended", "budget", "study_waits"]
 
 BUDGET_SHARE: Final = 0.8
 """Of a budget: whoever has spent as much is told."""
@@ -111,6 +111,8 @@ def _kind(event: str, fields: Mapping[str, Any]) -> Kind | None:
         return "site_down"
     if event in ("finished", "ended"):
         return "run_ended"
+    if event == "study_waits":
+        return "study_waits"
     return "budget" if event == "budget" else None
 
 

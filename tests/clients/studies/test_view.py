@@ -44,7 +44,9 @@ def site(tmp_path: Path) -> Path:
 
 
 def ask(site: Path, config: RunConfig) -> str:
-    return asked.note(site.parent / "state" / "ledger.jsonl", study_text(to_tree(config)), NOW, ())
+    return asked.note(site.parent / "state" / "ledger.jsonl", study_text(to_tree(config)), NOW, ())[
+        0
+    ]
 
 
 def shown(config: RunConfig, *sites: str) -> str:
@@ -128,7 +130,7 @@ def test_study__that_is_read_again_is_the_one_that_was_asked_for(
 ) -> None:
     ledger = tmp_path_factory.getbasetemp() / "asked" / "ledger.jsonl"
     config = replace(study(), purpose=purpose, rounds=rounds)
-    terms = asked.note(ledger, study_text(to_tree(config)), NOW, ())
+    terms = asked.note(ledger, study_text(to_tree(config)), NOW, ())[0]
     found = asked.load(asked.folder_beside(ledger) / f"{terms}.json")
     assert found.terms == config.terms.hex() == terms
     again = found.config()
@@ -151,7 +153,7 @@ def test_study__of_another_release_cannot_be_approved(site: Path) -> None:
     tree = json.loads(study_text(to_tree(study())))
     for change in ({"newer": 1}, {"rounds": 2.0}):
         text = json.dumps({**tree, "config": {**tree["config"], **change}})
-        terms = asked.note(site.parent / "state" / "ledger.jsonl", text, NOW, ())
+        terms = asked.note(site.parent / "state" / "ledger.jsonl", text, NOW, ())[0]
         assert terms == study_hash(text).hex()
         assert look(site).study(terms).choices == ("refuse",)
         with pytest.raises(ConfigError, match="not those of a study of this release"):
