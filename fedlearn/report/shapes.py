@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
@@ -112,7 +113,7 @@ def shapes_of(file: ModelFile, vector: Vector, noise: Vector | None) -> Shapes |
     spread = None if noise is None else noise.reshape(table.shape)
     names = _categories(file, axes)
     columns = [*_columns(axes, table, spread, names)]
-    intercept, columns = _centred(table[0], columns, several=bool(file.task.classes))
+    intercept, columns = _centred(table[0], columns, several=_one_of_them(task))
     return _in_units(file, task, intercept, columns)
 
 
@@ -177,7 +178,8 @@ def _even(scores: Floats) -> Floats:
 def _in_units(
     file: ModelFile, task: Task, intercept: Floats, columns: Sequence[ShapeOfColumn]
 ) -> Shapes:
-    classes = tuple(file.task.classes)
+    # Other tasks have labels too, of which not just one is true.
+    classes = tuple(file.task.classes) if _one_of_them(task) else ()
     outputs = tuple(f"chance of {name}" for name in classes) or task.answer_columns
     low, high = (getattr(file.learned, end, None) for end in ("low", "high"))
     answers = "classes" if classes else "scores"
@@ -199,6 +201,13 @@ def _in_units(
         low=low if answers == "number" else None, high=high if answers == "number" else None,
         intercept=intercept, columns=tuple(columns),
     )  # fmt: skip
+
+
+def _one_of_them(task: Task) -> bool:
+    """Whether its answers are the chances of classes of which one is true: they add up to 1."""
+    asked = torch.eye(1, task.num_outputs)
+    found = task.answers(asked)
+    return found.shape == asked.shape and asked.shape[1] > 1 and abs(float(found.sum()) - 1) < 1e-6
 
 
 def _categories(file: ModelFile, axes: Sequence[Axis]) -> Mapping[str, tuple[str, ...]]:
