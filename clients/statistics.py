@@ -124,13 +124,27 @@ def _of_many(site: Site, layout: TableLayout, sums: Whole) -> Whole:
     rows, found = TableRows(features=records.features, labels=records.labels), sums.copy()
     for _, part, at in layout.slices():
         if isinstance(part, ChoicePart | CrossingPart):
-            own = found[at]
-            few = _units(records, part.cells(rows), part.width) < policy.smallest_class
-            few[: part.first] = False
+            own, many = found[at], _units(records, part.cells(rows), part.width)
+            few = _hidden(part, many, policy.smallest_class)
             hidden = int(own[few].sum())
             own[few] = 0
             own[: part.first] += hidden
     return found
+
+
+def _hidden(part: ChoicePart | CrossingPart, many: Whole, least: int) -> NDArray[np.bool_]:
+    """Which cells are given as none, of those of so `many` units: none that is the rest of others.
+
+    Of pairs, whose sums by row and column are known, all, where one is of few; of a column without
+    a place for gaps the smallest that is left as well, where the others tell how many are hidden.
+    """
+    few = (many > 0) & (many < least)
+    few[: part.first] = False
+    if isinstance(part, CrossingPart):
+        return np.full(len(many), few.any())
+    if not part.first and few.any() and many[few].sum() < least and not few[many > 0].all():
+        few |= many == many[~few & (many > 0)].min()
+    return few
 
 
 def _units(records: Records, cells: Whole, width: int) -> Whole:

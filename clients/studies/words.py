@@ -116,7 +116,8 @@ def _promise(config: RunConfig) -> Iterator[str]:
         f"{privacy.delta:g}, over all rounds, test figures included where they are private."
     )
     yield (
-        "As much may be spent from the budget of this data, for good. Approval raises no budget: "
+        "Every run under these terms may spend as much from the budget of this data, for good: an "
+        "approval holds until you pause or withdraw. Approval raises no budget: "
         "the ledger refuses what is not left."
     )
 
