@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from flwr.app import Message, RecordDict
 
+from fedlearn.core.errors import ProtocolError
 from fedlearn.flower import messages as flower
 from server.deployment import composed
 from server.statistics import figures, gather
+from tests.attacks import lab as lab_module
 from tests.attacks.lab import SITES, STRICT, STUDY, Lab
 from tests.attacks.neighbours import VICTIM, Talk, check, watched
 from tests.attacks.test_neighbours import HEADER, USUAL, prepared
@@ -121,3 +123,19 @@ def test_category_of_few_records__is_given_as_a_gap_where_nothing_hides_it(tmp_p
     assert sex.missing is not None
     assert sex.missing.count.value == 1
     assert found.records.value == 60 * len(SITES)
+
+
+@pytest.mark.slow
+def test_exact_table__is_given_once_and_written_down_whatever_a_site_forgets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A site that was started anew has nothing but its ledger."""
+    monkeypatch.setattr(lab_module, "STUDY", [w for w in STUDY if not w.startswith("privacy.")])
+    policy = "  {unit: none, min_cohort: 3, require_secagg: null, evaluation: [per_site]}\n"
+    words = (*MASKED, "privacy=none", "evaluation=per_site", "secagg=off")
+    lab = Lab.make(tmp_path, *words, policy=policy)
+    assert len(gather(lab.federate()).alone) == len(SITES)
+    lines = lab.world.ledger(VICTIM).read_text().splitlines()
+    assert sum('"kind":"evaluate"' in line and "per_site" in line for line in lines) == 1
+    with pytest.raises(ProtocolError, match="no site answered"):
+        gather(lab.again(lab.config).federate())
