@@ -202,7 +202,7 @@ def _train(
                 listener.round_finished(entry)
             if stop.after_round.is_set() and federation.goes_on:
                 raise StoppedError(f"stopped after round {number}; resume=true continues")
-        if saved.tested:  # all is done, and the test is not read again
+        if saved.tested or _has_tested(folder, federation.config):
             listener.finished(before := read_result(folder.path))
             return before
         with stop.ending_first(), report.keeping_what_is_spent():
@@ -225,6 +225,14 @@ def _train(
         receipts.at_end(folder.path / FOLDER)
     listener.finished(result)
     return result
+
+
+def _has_tested(folder: RunFolder, config: RunConfig) -> bool:
+    """Whether the test was read, where that is done once: a process that ends before it has noted
+    that has written the result, and sites give nothing a second time."""
+    path = folder.path / "result.json"
+    known = config.test_number is not None and path.exists()
+    return known and read_result(folder.path).status == "finished"
 
 
 @contextmanager

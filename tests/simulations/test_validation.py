@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,11 @@ def test_finished_run__that_is_resumed_reads_the_test_no_second_time(
     monkeypatch.setattr("server.federation.evaluate", lambda *_: pytest.fail("asked again"))
     run(kept, "resume=true")
     assert (kept / "result.json").read_text() == before
+    # Nor one that was killed after it had written its result, and before it noted that.
+    RunFolder(kept).write_checkpoint(replace(state, tested=False))
+    run(kept, "resume=true")
+    assert (kept / "result.json").read_text() == before
+    RunFolder(kept).write_checkpoint(state)
 
 
 @pytest.mark.slow
