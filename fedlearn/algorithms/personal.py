@@ -155,5 +155,5 @@ def unprotected(setting: str) -> str:
     return (
         f"{setting}: a site's own model has the noise that it needs only where the site adds all "
         "of it to every step; noise in shares, or at the coordinator, is for what is summed. Set "
-        "privacy=record, or privacy=none, or strategy=fedavg and training.personal=none"
+        "privacy=record, or strategy=fedavg and training.personal=none"
     )

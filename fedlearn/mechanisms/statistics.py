@@ -20,7 +20,7 @@ from typing import ClassVar, Final
 
 from scipy.special import ndtri
 
-from fedlearn.core.errors import ConfigError
+from fedlearn.core.errors import ConfigError, counted
 from fedlearn.core.settings import Natural, Portion, Probability, config
 from fedlearn.mechanisms.base import Mechanism, Plan
 from fedlearn.mechanisms.evaluation import EvaluationPlan
@@ -219,8 +219,8 @@ def _in_shares(plan: StatisticsPlan, settings: Mechanism, sites: int) -> Statist
     if fewest - colluders < 1:
         raise ConfigError(
             [
-                f"privacy.max_colluders={colluders}: of {sites} sites none is left whose noise "
-                "counts. Invite more sites, or choose privacy=record"
+                f"privacy.max_colluders={colluders}: of {counted(sites, 'site')} none is left "
+                "whose noise counts. Invite more sites, or choose privacy=record"
             ]
         )
     return replace(

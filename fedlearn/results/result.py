@@ -10,7 +10,9 @@ import importlib.metadata
 import platform
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import Field
 
 from fedlearn.auditing.findings import Findings
 from fedlearn.core.code import code_digest, commit
@@ -35,7 +37,8 @@ class SiteSize:
 
     train: int | None
     test: int | None
-    validation: int | None = 0
+    validation: Annotated[int | None, Field(exclude_if=lambda count: count == 0)] = 0
+    """Of a run that validates."""
 
 
 def total_of(sizes: Iterable[int | None]) -> int | None:

@@ -211,8 +211,11 @@ def _quoted(text: str) -> str:
 
 
 _MEANT: Final = {
+    "edges": "fairness.edges",
     "folder": "tracking.folder",
+    "keep": "scenario.keep",
     "precision": "training.precision",
+    "separator": "scenario.separator",
     "unit": "privacy.unit",
 }
 """Short names that programs used before another option had a key of that name."""

@@ -21,6 +21,7 @@ from fedlearn.config import plan_of
 from fedlearn.core.errors import PrivacyError, ProtocolError
 from fedlearn.crypto.codec import name_bytes
 from fedlearn.crypto.identity import Identity
+from fedlearn.data import Records
 from fedlearn.flower import messages as flower
 from fedlearn.flower import private
 from fedlearn.flower.records import read_small_bytes, small_bytes
@@ -312,9 +313,9 @@ def test_test_figures__are_what_one_site_likes_under_proofs_as_well(
     federation, honest = lab.federate(), evaluation._grades
     labels = np.zeros(100_000, np.int64)
 
-    def graded(site: Site, rows: slice) -> np.ndarray:
+    def graded(site: Site, records: Records, rows: slice) -> np.ndarray:
         if site.name != SITES[-1]:
-            return honest(site, rows)
+            return honest(site, records, rows)
         test = site.data.test
         vars(site.data)["test"] = replace(
             test,

@@ -45,7 +45,7 @@ def test_cells__in_another_unit_are_what_exact_arithmetic_makes_of_them(
 @given(st.text(max_size=12))
 def test_cells__are_split_without_losing_a_sign(text: str) -> None:
     number, unit = split(text)
-    assert not number or sorted((number + unit).replace(" ", "")) == sorted("".join(text.split()))
+    assert not number or sorted("".join((number + unit).split())) == sorted("".join(text.split()))
 
 
 @pytest.mark.parametrize(
