@@ -21,8 +21,9 @@ from fedlearn.config.decoding import TAGGED
 from fedlearn.config.layers import CONFIGS
 from fedlearn.core.errors import ConfigError
 from fedlearn.core.registry import Family
-from fedlearn.data import Csv, Heart
+from fedlearn.data import DATASETS, Csv, Heart
 from fedlearn.mechanisms import RecordPrivacy
+from fedlearn.privacy.calibration import fitting_delta
 from fedlearn.tasks import ClassificationTask, ImageInput
 from tests.effort import examples
 
@@ -127,6 +128,16 @@ def test_configs__an_experiment_is_private_by_default_and_can_be_plain(option: s
     private = compose(chosen)
     assert plan_of(private, sites=3, dimension=10) is not None
     assert plan_of(compose([*chosen, "privacy=none"])) is None
+
+
+@pytest.mark.parametrize("option", options("experiment"))
+def test_configs__an_experiment_has_a_delta_that_fits_its_records(option: str) -> None:
+    config = compose([f"experiment={option}", *NEEDED.get(option, [])])
+    public = DATASETS.get(config.scenario.kind)
+    if public is None:
+        pytest.skip("nobody knows how many records there are")
+    assert config.privacy.delta is not None
+    assert config.privacy.delta <= fitting_delta(public.records)
 
 
 # --- Round trips ----------------------------------------------------------------
