@@ -70,7 +70,8 @@ class Desk:
             study = look(self.site).study(terms)
             if study.standing != fields.get("standing"):
                 raise ConfigError(f"study {terms[:16]} is {study.standing} by now: look again")
-            done = decide(self.site, cast(Verb, verb), terms, datetime.now(UTC))
+            seen = fields.get("roster", "")
+            done = decide(self.site, cast(Verb, verb), terms, datetime.now(UTC), seen)
             outcome = f"Study {terms[:16]} is {pages.STANDINGS[done.standing][1]}."
         except FedlearnError as error:
             outcome = f"Nothing was decided: {error}"

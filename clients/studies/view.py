@@ -55,6 +55,8 @@ class OwnersView:
     studies: tuple[StudyView, ...]
     wrong: tuple[str, ...]
     ledger: LedgerReport | None
+    roster: str
+    """The hash of the pinned list of sites, as it was looked at."""
 
     def study(self, name: str) -> StudyView:
         """The study whose hash begins so.
@@ -93,23 +95,31 @@ def look(path: Path) -> OwnersView:
         except FedlearnError as error:
             problems = (*problems, str(error))
     return OwnersView(
-        site=site, asks=asks, studies=tuple(views), wrong=(*wrong, *problems), ledger=report
-    )
+        site=site, asks=asks, studies=tuple(views), wrong=(*wrong, *problems), ledger=report,
+        roster=digest,
+    )  # fmt: skip
 
 
-def decide(path: Path, verb: Verb, name: str, now: datetime) -> StudyView:
+def decide(path: Path, verb: Verb, name: str, now: datetime, seen: str | None = None) -> StudyView:
     """Write down what the owner decides of a study; how it stands then.
 
+    `seen` is the hash of the pinned list of sites that the owner has looked at, where that was
+    some time ago: an approval is of who takes part as well.
+
     Raises:
-        ConfigError: there is no such study, or nothing of the kind can be decided of it.
+        ConfigError: there is no such study, nothing of the kind can be decided of it, or another
+            list of sites is pinned by now.
         DataError: the decisions are not intact.
     """
     view = look(path)
     study, site = view.study(name), view.site
     if verb == "approve" and study.problem:
         raise ConfigError(study.problem)
-    roster = decisions.roster_digest(site.roster)
-    decisions.decide(site.ledger, site.name, verb, study.terms, roster, asks=view.asks, now=now)
+    if seen not in (None, view.roster):
+        raise ConfigError("another list of sites is pinned by now: look again who takes part")
+    decisions.decide(
+        site.ledger, site.name, verb, study.terms, view.roster, asks=view.asks, now=now
+    )
     return look(path).study(study.terms)
 
 

@@ -49,7 +49,7 @@ def ledger_of(site: Path) -> Path:
 def ask(site: Path, config: RunConfig, hours: float = 0.0) -> str:
     """A study asks for the site; its terms."""
     text, now = study_text(to_tree(config)), NOW + timedelta(hours=hours)
-    return asked.note(ledger_of(site), text, now, ())
+    return asked.note(ledger_of(site), text, now, ())[0]
 
 
 def decide(site: Path, verb: Verb, terms: str, hours: float = 1.0) -> None:

@@ -208,6 +208,7 @@ def test_page_of_another_site__can_neither_see_nor_decide(
     guard, terms = desk.desk.guard, study().terms.hex()
     chromium.open(guard.link)
     fields = {"form": guard.form, "terms": terms, "standing": "waiting", "verb": "approve"}
+    fields["roster"] = look(desk.desk.site).roster
     inputs = "".join(f'<input name="{name}" value="{value}">' for name, value in fields.items())
     page = tmp_path / "evil.html"
     page.write_text(

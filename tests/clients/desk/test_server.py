@@ -68,8 +68,9 @@ class Browser:
 
     def decide(self, site: Path, verb: str, terms: str, /, **other: str) -> tuple[int, str]:
         """What a form of the page sends; `other` are headers that say something else."""
-        standing = look(site).study(terms).standing
-        fields = {"form": self.guard.form, "terms": terms, "standing": standing, "verb": verb}
+        view = look(site)
+        fields = {"form": self.guard.form, "terms": terms, "verb": verb, "roster": view.roster}
+        fields["standing"] = view.study(terms).standing
         changed = {k: v for k, v in other.items() if k in fields}
         headers = {k: v for k, v in other.items() if k not in fields}
         sent = {"Origin": self.guard.origin, "Content_Type": FORM, **headers}
@@ -183,7 +184,14 @@ def test_decision__that_no_form_of_the_desk_sends_is_not_made(
 
 
 @pytest.mark.parametrize(
-    "other", [{"standing": "paused"}, {"verb": "allow"}, {"terms": "0" * 64}, {"terms": "../../x"}]
+    "other",
+    [
+        {"standing": "paused"},
+        {"verb": "allow"},
+        {"terms": "0" * 64},
+        {"terms": "../../x"},
+        {"roster": "0" * 64},
+    ],
 )
 def test_decision__of_what_the_page_did_not_show_is_not_made(
     browser: Browser, site: Path, other: dict[str, str]
