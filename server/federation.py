@@ -317,10 +317,11 @@ class Federation(RunState):
             )
         if self.progress.validation:
             self.progress.validation.forget()
-        for number, changes in suspicion.clean():
+        for number, sums in suspicion.clean():
             base = self.stack.base(self.progress.model)
-            whole = base + self._combined(number, changes)
-            self._step(number, self.stack.split(np.asarray(whole, np.float32)), (), 1.0)
+            changes = np.stack([one.change for one in sums]).astype(np.float64)
+            mean = self.stack.split(np.asarray(base + self._combined(number, changes), np.float32))
+            self._step(number, mean, sorted(site for one in sums for site in one.sites), 1.0)
 
     def _combined(self, number: int, changes: NDArray[np.float64]) -> NDArray[np.float64]:
         """The change of a round from those of its groups, `float64[m, d]`, by the rule."""
@@ -382,7 +383,7 @@ class Federation(RunState):
             model=model,
             extra={name: vector for name, vector in mean.items() if name != MODEL},
             share=share,
-            noise=self.plan.noise_in_mean(terms_of(self.config), len(sites)) if self.plan else 0.0,
+            noise=self._noise_of(len(sites)),
         )
         self.progress.model, self.progress.algorithm = self.algorithm.server(
             found, self.progress.algorithm
@@ -397,6 +398,12 @@ class Federation(RunState):
             self.enrolment.layout, number, len(sites), before, model, self.progress.model
         )
 
+    def _noise_of(self, there: int) -> float:
+        """Of privacy, in each value of the mean of as many sites; 0 where there is none."""
+        if self.plan is None:
+            return 0.0
+        return self.plan.noise_in_mean(terms_of(self.config), there, len(self.grid.sites))
+
     def _account(self, asked: Sequence[str], replies: Replies, sums: Sequence[Sum]) -> None:
         """Keep what every site has spent; `asked` are those that got the model."""
         if self.plan is None:
@@ -409,7 +416,8 @@ class Federation(RunState):
         )
 
     def _check_quorum(self, number: int, cohort: Sequence[str], replies: Replies) -> None:
-        wanted = max(self._least(cohort), self.config.secagg.least)
+        opened = self.config.secagg.least if cohort else 0  # of nobody nothing is opened
+        wanted = max(self._least(cohort), opened)
         if len(replies.answers) >= wanted:
             return
         raise_refusals([one for one in replies.refusals if not one.by_owner])

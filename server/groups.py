@@ -139,13 +139,12 @@ class Suspicion:
         site = surely(evidence, beyond, liars)
         return None if site is None else Finding(there[site], "gives more than honest sites can")
 
-    def clean(self) -> Iterator[tuple[int, NDArray[np.float64]]]:
-        """The rounds with sums that nobody was in who is named: number, and `float64[m, d]`."""
+    def clean(self) -> Iterator[tuple[int, list[GroupChange]]]:
+        """The rounds with sums that nobody was in who is named, and those sums."""
         left = set(self.without)
         clean = [one for one in self.changes if not left & set(one.sites)]
         for number in sorted({one.number for one in clean}):
-            sums = [one.change for one in clean if one.number == number]
-            yield number, np.stack(sums).astype(np.float64)
+            yield number, [one for one in clean if one.number == number]
 
 
 def _evidence(changes: Sequence[GroupChange], sites: Sequence[str]) -> Evidence:

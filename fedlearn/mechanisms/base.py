@@ -369,10 +369,11 @@ class Plan:
         """
         return None
 
-    def noise_in_mean(self, terms: StudyTerms, sites: int) -> float:
-        """Standard deviation of the noise in each value of the mean of `sites` models, after a
-        round of plain steps of gradient descent; of what sites send as a whole, its share."""
-        return self.noise_stddev / sites
+    def noise_in_mean(self, terms: StudyTerms, there: int, sites: int) -> float:
+        """Standard deviation of the noise in each value of the mean of `there` models out of
+        `sites`, after a round of plain steps of gradient descent; of what sites send as a whole,
+        its share."""
+        return self.noise_stddev / there if there else 0.0
 
     @property
     def protects_alone(self) -> bool:

@@ -231,6 +231,10 @@ class ClientPlan(Plan):
         signal = self.clip_norm if clip_norm is None else clip_norm
         return Reach(signal=signal, clips=True, noised=False)
 
+    def noise_in_mean(self, terms: StudyTerms, there: int, sites: int) -> float:
+        """On the sum, over the number of sites that are expected: also where nobody came."""
+        return self.noise_stddev / (sites * self.sample_rate)
+
     @property
     def protects_alone(self) -> bool:
         """The coordinator is trusted with all of them."""

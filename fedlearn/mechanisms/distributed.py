@@ -274,7 +274,7 @@ class DistributedPlan(Plan):
         noise = math.sqrt(heavier * self.share_stddev**2 + rounding)
         return Reach(signal=signal, noise=noise, clips=True)
 
-    def noise_in_mean(self, terms: StudyTerms, sites: int) -> float:
+    def noise_in_mean(self, terms: StudyTerms, there: int, sites: int) -> float:
         """Of one sum over all sites; of single records, for one common step."""
         if not self.within_sites:
             return self.noise_stddev / self.num_clients

@@ -199,10 +199,11 @@ class RecordPlan(Plan):
         loose = terms.corrected or terms.weight_decay > 0
         return Reach(signal=signal, noise=noise, adds_up=not loose, loose=3.0 if loose else 1.0)
 
-    def noise_in_mean(self, terms: StudyTerms, sites: int) -> float:
+    def noise_in_mean(self, terms: StudyTerms, there: int, sites: int) -> float:
         """Of every step of every site, independent of one another."""
         unit = terms.learning_rate / (self.sample_rate * terms.nominal_records)
-        return unit * self.noise_stddev * math.sqrt(self.steps_per_round / sites)
+        steps = self.steps_per_round / there if there else 0.0
+        return unit * self.noise_stddev * math.sqrt(steps)
 
     def _event(self, steps: int) -> GaussianEvent | PersonGaussianEvent:
         event = PersonGaussianEvent if self.unit == "person" else GaussianEvent

@@ -385,7 +385,7 @@ def test_liar__that_pulls_with_all_its_group_could_is_left_out_and_taken_back(
     assert suspicion is not None
     assert all(LIAR not in one.sites for one in suspicion.changes if one.number > named[0].round)
     # The model is that of the sums without it.
-    clean = sum(changes.mean(axis=0) for _, changes in suspicion.clean())
+    clean = sum(np.mean([one.change for one in sums], axis=0) for _, sums in suspicion.clean())
     moved = federation.progress.model - federation.enrolment.initial
     assert moved == pytest.approx(clean, abs=1e-5)
 

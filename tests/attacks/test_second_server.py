@@ -471,9 +471,10 @@ def test_garbage__beside_test_sums_is_named_and_the_others_are_opened(
     trained = federation._train(2, federation.grid.sites)
     assert len(trained[0].answers) == 4
     sealing_garbage(monkeypatch, ["doum"])
-    federation._evaluated(2, federation.grid.sites)
+    found = federation._evaluated(2, federation.progress.shown, federation.grid.sites)
     assert f"round 2, evaluate: the sum is without doum: {UNOPENED}" in caplog.text
-    assert federation.progress.tested not in (None, everybody)
+    assert everybody is not None
+    assert found not in (None, everybody)
 
 
 @pytest.mark.parametrize("rule", RULES)
