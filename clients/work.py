@@ -158,7 +158,8 @@ class SiteRound:
         else:
             change = np.clip(route.bounded(self._whole - self.base, self), -limit, limit)
             sent = {n: np.asarray(v, np.float32) for n, v in self.stack.split(change).items()}
-            kept = self._algorithm.kept(self._here, sent, self._ends.get("second"))
+            here = replace(self._here, own_end=self._ends.get("second"))
+            kept = self._algorithm.kept(here, sent)
         self._state.keep(self.request, self._own, kept)
 
     @property

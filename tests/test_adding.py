@@ -379,7 +379,7 @@ class Toy(Algorithm):
         assert "last" in here.own or not here.received["sizes"].any()
         return {"size": np.abs(end - here.start)}
 
-    def kept(self, here: LocalRound, sent: Vectors, end: Vector | None = None) -> Vectors:
+    def kept(self, here: LocalRound, sent: Vectors) -> Vectors:
         return {"last": sent["size"]}
 
     def server(self, mean: RoundMean, state: State) -> tuple[Vector, State]:

@@ -40,7 +40,8 @@ class LocalRound:
 
     `start` is the global model, `received` what came along with it, `own` the site's state
     (all of length d); `trained: bool[d]` tells the parameters that are trained from running
-    statistics and audit slots. A round is `steps` steps at `learning_rate`.
+    statistics and audit slots. A round is `steps` steps at `learning_rate`. `own_end` is where a
+    training of the site's own model has come to, where there is one and it is over.
     """
 
     start: Vector
@@ -49,6 +50,7 @@ class LocalRound:
     trained: NDArray[np.bool_]
     steps: int
     learning_rate: float
+    own_end: Vector | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,11 +167,11 @@ class Algorithm:
         """As `correction`, of a second training."""
         return None
 
-    def kept(self, here: LocalRound, sent: Vectors, end: Vector | None = None) -> Vectors:
+    def kept(self, here: LocalRound, sent: Vectors) -> Vectors:
         """The site's state after a round.
 
         `sent` is what left of its changes once they were clipped: of the model (under `model`) and
-        of `extra`. `end` is where a second training has come to.
+        of `extra`.
         """
         return {}
 

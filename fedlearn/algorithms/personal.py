@@ -93,9 +93,9 @@ class Ditto(Personal):
         """Towards the shared model that the round started from."""
         return self._near(model, here)
 
-    def kept(self, here: LocalRound, sent: Vectors, end: Vector | None = None) -> Vectors:
+    def kept(self, here: LocalRound, sent: Vectors) -> Vectors:
         """The site's own model after its own training."""
-        return {OWN: self.own_model(here.start, here.own) if end is None else end}
+        return {OWN: self.own_model(here.start, here.own) if here.own_end is None else here.own_end}
 
 
 @config
@@ -117,7 +117,7 @@ class MrMtl(Personal):
         """The change of the site's own model, on the shared one."""
         return here.start + (end - self.begin(here))
 
-    def kept(self, here: LocalRound, sent: Vectors, end: Vector | None = None) -> Vectors:
+    def kept(self, here: LocalRound, sent: Vectors) -> Vectors:
         """It moves by what enters the sum, so that the shared model stays the mean of all."""
         return {OWN: self.begin(here) + sent[MODEL]}
 

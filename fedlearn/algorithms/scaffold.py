@@ -102,7 +102,7 @@ class Scaffold(Algorithm):
         change = here.start - end - here.received[CONTROL]
         return {CONTROL: np.where(here.trained, change, np.float32(0))}
 
-    def kept(self, here: LocalRound, sent: Vectors, end: Vector | None = None) -> Vectors:
+    def kept(self, here: LocalRound, sent: Vectors) -> Vectors:
         """The control variate of the next round."""
         return {CONTROL: _of(here.own, here.start.size) + sent[CONTROL]}
 
