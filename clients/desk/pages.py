@@ -1,27 +1,20 @@
-"""The desk as pages, with the look of the report: no script, and nothing is fetched."""
+"""The desk as a page."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import math
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cache
 from pathlib import Path
-from typing import Any, Final
-
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from typing import Final
 
 from clients.desk.spending import Account, SpentPoint, account_of
 from clients.studies.decisions import Decision, Standing, Verb
 from clients.studies.view import OwnersView, StudyView, look
-from fedlearn import __version__
 from fedlearn.core.errors import FedlearnError
-from fedlearn.report.texts import TEMPLATES, up
+from fedlearn.loopback.look import HEIGHT, Look, steps
 
-_FOLDER: Final = Path(__file__).parent / "templates"
+_LOOK: Final = Look(Path(__file__).parent / "templates")
 
 STANDINGS: Final[dict[Standing, tuple[str, str]]] = {
     "waiting": ("amber", "waits for your decision"),
@@ -81,8 +74,9 @@ def desk(site: Path, form: str, notice: str) -> str:
     """
     view = look(site)
     account, problem = _account(view)
-    return _filled(
+    return _LOOK.filled(
         "desk.html.j2",
+        command="fedlearn desk",
         title=f"Studies on {view.site.dataset}",
         view=view,
         waiting=_of(view, "waiting"),
@@ -97,16 +91,6 @@ def desk(site: Path, form: str, notice: str) -> str:
         buttons=buttons,
         standings=STANDINGS,
     )
-
-
-def note(title: str, text: str) -> str:
-    """A page that says one thing: why nothing is shown."""
-    return _filled("note.html.j2", title=title, text=text)
-
-
-def style_hash() -> str:
-    """Of the style that is in every page, as a policy names it."""
-    return base64.b64encode(hashlib.sha256(_style().encode()).digest()).decode()
 
 
 def _of(view: OwnersView, *standings: Standing) -> list[StudyView]:
@@ -138,9 +122,6 @@ class SpentCurve:
     last: str
 
 
-_WIDTH, _HEIGHT = 640, 200
-
-
 def curve(points: tuple[SpentPoint, ...], total: float) -> SpentCurve | None:
     """What was spent over time; None where nothing was."""
     if not points or any(math.isinf(one.epsilon) for one in points):
@@ -149,47 +130,12 @@ def curve(points: tuple[SpentPoint, ...], total: float) -> SpentCurve | None:
     top = max(total if total <= 5 * most else 1.25 * most, 1.02 * most, 1e-9)
     times = [datetime.fromisoformat(one.time).timestamp() for one in points]
     span = max(times[-1] - times[0], 1.0)
-    line, y = "M0 200", float(_HEIGHT)
-    for when, one in zip(times, points, strict=True):
-        x = _WIDTH * (when - times[0]) / span
-        line += f"L{x:.1f} {y:.1f}"
-        y = _HEIGHT * (1 - one.epsilon / top)
-        line += f"L{x:.1f} {y:.1f}"
     return SpentCurve(
-        line=f"{line}L{_WIDTH} {y:.1f}",
+        line=steps(
+            [(when - times[0]) / span for when in times], [one.epsilon / top for one in points]
+        ),
         top=top,
-        limit=_HEIGHT * (1 - total / top) if total <= top else None,
+        limit=HEIGHT * (1 - total / top) if total <= top else None,
         first=points[0].time,
         last=points[-1].time,
     )
-
-
-def _filled(template: str, **values: Any) -> str:
-    page = _environment().get_template(template)
-    return page.render(style=Markup(_style()), version=__version__, **values)
-
-
-def _down(value: float) -> str:
-    """Three decimals, never more than `value`."""
-    return f"{math.floor(value * 1000) / 1000:.3f}"
-
-
-@cache
-def _style() -> str:
-    """That of the report, and what a desk has besides: buttons and forms."""
-    parts = (TEMPLATES / "style.css.j2", _FOLDER / "desk.css.j2")
-    return "".join(path.read_text(encoding="utf-8") for path in parts)
-
-
-@cache
-def _environment() -> Environment:
-    made = Environment(
-        loader=FileSystemLoader(_FOLDER),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    made.filters |= {"up": up, "down": _down, "minute": lambda time: time[:16].replace("T", " ")}
-    made.tests["infinite"] = math.isinf
-    return made

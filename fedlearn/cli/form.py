@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from fedlearn.core.errors import ListedError
 
@@ -54,6 +54,18 @@ def takes(
     """An argument: its name, or `--name`, and what it is."""
     shown = {"metavar": metavar, **options} if metavar else options
     return Argument(name, help, shown, there, completed)
+
+
+PAGE_PLACE: Final = (
+    takes("--port", "on which the page is (default: a free one)", "PORT", type=int, default=0),
+    takes(
+        "--address",
+        "of this machine's loopback (default: 127.0.0.1)",
+        choices=("127.0.0.1", "::1"),
+        default="127.0.0.1",
+    ),
+)
+"""Where a page is, of commands that serve one."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +120,12 @@ def _exists(path: str) -> bool:
 def command(words: str, example: str, *arguments: Argument) -> Callable[[Call], Command]:
     """Make a command of the function below, whose docstring says what it does."""
     return lambda call: Command(words, example, arguments, call)
+
+
+def say_lines(lines: Sequence[str]) -> None:
+    """Print lines at once, also where nobody reads them yet."""
+    for line in lines:
+        print(line, flush=True)
 
 
 def add(

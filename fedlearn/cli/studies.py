@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from fedlearn.cli.form import Call, Command, command, takes
+from fedlearn.cli.form import PAGE_PLACE, Call, Command, command, say_lines, takes
 from fedlearn.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -112,24 +111,11 @@ studies_withdraw = _deciding(
     "desk",
     "desk site.yaml",
     _FILE,
-    takes("--port", "on which the page is (default: a free one)", "PORT", type=int, default=0),
-    takes(
-        "--address",
-        "of this machine's loopback (default: 127.0.0.1)",
-        choices=("127.0.0.1", "::1"),
-        default="127.0.0.1",
-    ),
+    *PAGE_PLACE,
 )
 def desk(options: argparse.Namespace) -> None:
     """A page in the browser of this machine: studies that wait with their terms, approve, refuse,
     pause and withdraw, the budget and what was spent, refusals, receipts."""
     from clients.desk.server import serve
 
-    if not 0 <= options.port < 65536:
-        raise ConfigError(f"--port={options.port}: must be from 1 to 65535")
-    serve(Path(options.file), options.address, options.port, _say)
-
-
-def _say(lines: Sequence[str]) -> None:
-    for line in lines:
-        print(line, flush=True)
+    serve(Path(options.file), options.address, options.port, say_lines)

@@ -2,90 +2,40 @@
 
 from __future__ import annotations
 
-import http.client
 import re
 import socket
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from urllib.parse import urlencode
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clients.desk import pages
-from clients.desk.guard import SESSION_SECONDS, Guard
-from clients.desk.server import MOST_BYTES, DeskServer
+from clients.desk.server import Desk
 from clients.desk.spending import account_of
 from clients.studies import decisions
 from clients.studies.view import look
 from fedlearn.cli import main
 from fedlearn.core.errors import ConfigError
+from fedlearn.loopback.guard import SESSION_SECONDS, Guard
+from fedlearn.loopback.server import MOST_BYTES, PageServer
 from tests.clients.desk.made import NASTY, ask, busy_site, decide, ledger_of, make_site, study
 from tests.effort import examples
+from tests.visitor import Visitor, visited
 
-FORM = "application/x-www-form-urlencoded"
 
-
-@dataclass
-class Browser:
-    """One that has opened the link, or not yet."""
-
-    server: DeskServer
-    cookie: str = ""
-
-    @property
-    def guard(self) -> Guard:
-        return self.server.desk.guard
-
-    def send(
-        self, method: str, path: str, body: str = "", **headers: str
-    ) -> tuple[int, dict[str, str], str]:
-        """Status, headers and text of an answer; of `headers` an empty one is left out."""
-        address, port = self.server.server_address[:2]
-        connection = http.client.HTTPConnection(str(address), int(port), timeout=20)
-        sent = {"Host": self.guard.host, "Cookie": self.cookie}
-        sent |= {name.replace("_", "-"): value for name, value in headers.items()}
-        connection.putrequest(method, path, skip_host=True, skip_accept_encoding=True)
-        for name, value in sent.items():
-            if value:
-                connection.putheader(name, value)
-        if method == "POST" and "Content-Length" not in sent:
-            connection.putheader("Content-Length", str(len(body)))
-        connection.endheaders(body.encode())
-        answer = connection.getresponse()
-        found = answer.status, dict(answer.getheaders()), answer.read().decode()
-        connection.close()
-        return found
-
-    def log_in(self) -> None:
-        status, headers, _ = self.send("GET", self.guard.link.removeprefix(self.guard.origin))
-        assert (status, headers["Location"]) == (303, self.guard.path)
-        self.cookie = headers["Set-Cookie"].partition(";")[0]
+class Browser(Visitor):
+    """One that decides of studies."""
 
     def decide(self, site: Path, verb: str, terms: str, /, **other: str) -> tuple[int, str]:
         """What a form of the page sends; `other` are headers that say something else."""
         view = look(site)
-        fields = {"form": self.guard.form, "terms": terms, "verb": verb, "roster": view.roster}
+        fields = {"terms": terms, "verb": verb, "roster": view.roster}
         fields["standing"] = view.study(terms).standing
-        changed = {k: v for k, v in other.items() if k in fields}
-        headers = {k: v for k, v in other.items() if k not in fields}
-        sent = {"Origin": self.guard.origin, "Content_Type": FORM, **headers}
-        path = sent.pop("path", f"{self.guard.path}decide")
-        status, _, text = self.send("POST", path, urlencode(fields | changed), **sent)
-        return status, text
-
-
-def served(site: Path) -> Iterator[Browser]:
-    with DeskServer(site, "127.0.0.1", 0) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-        thread.start()
-        yield Browser(server)
-        server.shutdown()
-        thread.join()
+        return self.post(fields, **other)
 
 
 @pytest.fixture
@@ -95,7 +45,8 @@ def site(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def browser(site: Path) -> Iterator[Browser]:
-    yield from served(site)
+    with visited(Desk(site)) as visitor:
+        yield Browser(visitor.server)
 
 
 def test_link__is_opened_once_and_no_page_is_shown_without_it(browser: Browser) -> None:
@@ -119,7 +70,7 @@ def test_link__and_cookie_hold_so_much_randomness_and_are_of_this_process(site: 
     assert len(one.link.rpartition("/")[2]) >= 43
     assert len(one.path) == 34
     assert re.fullmatch(
-        rf"fedlearn-desk=[\w-]{{43}}; Path={one.path}; Max-Age=28800; HttpOnly; SameSite=Strict",
+        rf"fedlearn-page=[\w-]{{43}}; Path={one.path}; Max-Age=28800; HttpOnly; SameSite=Strict",
         one.cookie,
     )
 
@@ -164,7 +115,7 @@ def test_decision__that_a_form_sends_is_made_and_said(browser: Browser, site: Pa
         {"form": "0" * 64},
         {"form": ""},
         {"Host": "evil.example"},
-        {"Cookie": "fedlearn-desk=x"},
+        {"Cookie": "fedlearn-page=x"},
         {"Content_Type": "text/plain"},
         {"Content_Type": "application/json"},
         {"Content_Length": "-1"},
@@ -224,7 +175,7 @@ _LASTING: list[Browser] = []
 def _lasting(factory: pytest.TempPathFactory) -> Browser:
     """One desk for all examples: daemon threads end with the process."""
     if not _LASTING:
-        server = DeskServer(make_site(factory.mktemp("desk")), "127.0.0.1", 0)
+        server = PageServer(Desk(make_site(factory.mktemp("desk"))), "127.0.0.1", 0)
         threading.Thread(target=server.serve_forever, daemon=True).start()
         _LASTING.append(Browser(server))
     return _LASTING[0]
@@ -329,12 +280,12 @@ def test_page__of_decisions_that_were_cut_says_so_in_place_of_all(
 def test_desk__is_on_loopback_alone(site: Path) -> None:
     for address in ("0.0.0.0", "192.0.2.1", "::"):
         with pytest.raises(ConfigError, match="on loopback alone"):
-            DeskServer(site, address, 0)
+            PageServer(Desk(site), address, 0)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         with pytest.raises(ConfigError, match="cannot be listened on"):
-            DeskServer(site, "127.0.0.1", taken.getsockname()[1])
+            PageServer(Desk(site), "127.0.0.1", taken.getsockname()[1])
     assert main(["desk", str(site), "--port", "70000"]) == 2
 
 
@@ -342,7 +293,7 @@ def test_desk__of_ipv6_is_the_same(site: Path) -> None:
     if not socket.has_ipv6:
         pytest.skip("this machine has no IPv6")
     try:
-        server = DeskServer(site, "::1", 0)
+        server = PageServer(Desk(site), "::1", 0)
     except ConfigError:
         pytest.skip("this machine has no loopback of IPv6")
     with server:

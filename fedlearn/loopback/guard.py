@@ -1,4 +1,4 @@
-"""Who may see the desk, and decide there: whoever has opened the link that the command printed.
+"""Who may see a page, and decide there: whoever has opened the link that the command printed.
 
 The page is on loopback, where every program and user of the machine, and every page that a browser
 has open, may send requests. What keeps them out:
@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from http.cookies import CookieError, SimpleCookie
 from typing import Final
 
-COOKIE: Final = "fedlearn-desk"
+COOKIE: Final = "fedlearn-page"
 SESSION_SECONDS: Final = 8 * 3600.0
 """A day's work; then the command is started anew."""
 
@@ -31,7 +31,7 @@ Headers = Mapping[str, Sequence[str]]
 
 @dataclass
 class Guard:
-    """The secrets of one process of `fedlearn desk`, at `host`: the address and port."""
+    """The secrets of one process that serves a page, at `host`: the address and port."""
 
     host: str
     clock: float = field(default_factory=time.monotonic)

@@ -1,0 +1,1 @@
+"""Pages for one person in the browser of this machine: who may see them, and what serves them."""
