@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -18,7 +18,14 @@ from pathlib import Path
 from typing import Final
 
 from fedlearn.config import RunConfig
-from fedlearn.core.errors import FedlearnError, ProtocolError, StoppedError, UnauthenticatedError
+from fedlearn.core.errors import (
+    ConfigError,
+    FedlearnError,
+    ProtocolError,
+    StoppedError,
+    UnauthenticatedError,
+    refuse,
+)
 from fedlearn.core.logs import EVENTS
 from server import serverfile
 from server.deployment import (
@@ -29,6 +36,7 @@ from server.deployment import (
     connected,
     deployed,
     finished,
+    run_problems,
 )
 from server.outages import Outages, telling_the_end
 from server.queue import Queue, QueuedStudy, State
@@ -137,6 +145,17 @@ class StandingServer:
         fields = {"study": number, "state": study.state, "out": study.out, "reason": reason}
         EVENTS.info("study", extra={"fields": fields})
         self.tell(f"study {number} is {study.state}{f': {reason}' if reason else ''}")
+
+
+def put_into(queue: Queue, words: Sequence[str], folder: Path) -> QueuedStudy:
+    """Put the run of these words, whose paths are as seen from `folder`, at the end of a queue.
+
+    Raises:
+        ConfigError: with every problem of the run by itself.
+    """
+    config = deployed(composed(words), folder)
+    refuse(run_problems(config), ConfigError)
+    return queue.add([word for word in words if not word.startswith("out=")], Path(config.out))
 
 
 def config_of(study: QueuedStudy) -> RunConfig:

@@ -21,7 +21,7 @@ _PLAIN: Final[Mapping[str, str]] = {}
 PUBLISH_SECONDS: Final = 15.0
 """Between two looks of a coordinator at itself."""
 
-_WORDS: Final = {
+WORDS: Final = {
     "nothing": "has not served a run yet",
     "starting": "starts a run",
     "waiting": "waits",
@@ -30,12 +30,13 @@ _WORDS: Final = {
     "ended": "has ended the run before it was finished",
     "gone": "has given no sign of itself since then: killed, or its machine is off",
 }
+"""What a coordinator does, after its name."""
 
 
 def as_text(status: Status) -> str:
     """Sentences, the most important first."""
     since = f" since {status.since}" if status.since else ""
-    lines = [f"the coordinator {_WORDS[status.state]}{since}"]
+    lines = [f"the coordinator {WORDS[status.state]}{since}"]
     if status.out:
         lines.append(f"run: {status.out}, {status.round} of {status.rounds} rounds are done")
     if status.awaited:

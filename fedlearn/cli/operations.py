@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedlearn.cli.completion import words
-from fedlearn.cli.form import command, takes
-from fedlearn.core.errors import ConfigError, refuse
+from fedlearn.cli.form import PAGE_PLACE, command, say_lines, takes
+from fedlearn.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from server.queue import Queue
@@ -24,10 +24,15 @@ if TYPE_CHECKING:
     takes("--json", "as one JSON object, schema fedlearn/status/v1", action="store_true"),
     takes("--prometheus", "as metrics in the text format of Prometheus", action="store_true"),
     takes("--to", "written there, whole, as for node_exporter (default: the screen)", "FILE"),
+    takes("--page", "as a page on this machine, with the queue", action="store_true"),
+    *PAGE_PLACE,
 )
 def status(options: argparse.Namespace) -> None:
     """What a coordinator does: its run and round, whom it waits for and since when, the last error,
     and what the run has cost."""
+    if options.page:
+        _show_page(options)
+        return
     from fedlearn.core.files import possible, write_atomically
     from server import serverfile
     from server.status import status_of
@@ -43,6 +48,17 @@ def status(options: argparse.Namespace) -> None:
         return
     with possible("written", f"--to {options.to}", ConfigError):
         write_atomically(Path(options.to), f"{text}\n".encode())
+
+
+def _show_page(options: argparse.Namespace) -> None:
+    """Serve the page of a coordinator until it is interrupted."""
+    from server import serverfile
+    from server.page.server import serve
+
+    if options.json or options.prometheus or options.to is not None:
+        raise ConfigError("--page: is a form of its own; leave out --json, --prometheus and --to")
+    file = serverfile.load(Path(options.file))
+    serve(file, Path.cwd(), options.address, options.port, say_lines)
 
 
 _FILE = takes(
@@ -64,12 +80,9 @@ def queue_add(options: argparse.Namespace) -> None:
     from fedlearn.config.words import refuse_words
 
     refuse_words(options.overrides)
-    from server import deployment
+    from server.standing_server import put_into
 
-    config = deployment.deployed(deployment.composed(options.overrides), Path.cwd())
-    refuse(deployment.run_problems(config), ConfigError)
-    words = [word for word in options.overrides if not word.startswith("out=")]
-    study = _queue(options).add(words, Path(config.out))
+    study = put_into(_queue(options), options.overrides, Path.cwd())
     print(f"study {study.number} is queued: {study.out}")
 
 

@@ -1,0 +1,1 @@
+"""`fedlearn status --page`: what a coordinator does, as a page on its own machine alone."""
