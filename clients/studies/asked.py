@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from fedlearn.config import RunConfig, decode
 from fedlearn.config.study import SCHEMA, study_hash
@@ -71,12 +71,6 @@ class AskedStudy:
             "install the release that it was asked under, or have it asked for again"
         )
 
-    @property
-    def raw(self) -> dict[str, Any]:
-        """The terms as plain values, for whoever wants to see all of them."""
-        found = json.loads(self.text)
-        return found if isinstance(found, dict) else {}
-
 
 def folder_beside(ledger: Path) -> Path:
     """Where the studies are that were asked for of the data of a ledger."""
@@ -115,8 +109,9 @@ def note(ledger: Path, text: str, now: datetime, decided: Collection[str]) -> tu
 def _began(folder: Path) -> Iterator[datetime]:
     """When each study that is there was asked for first."""
     for path in folder.glob("*.json"):
-        with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
-            yield datetime.fromisoformat(json.loads(path.read_text(encoding="utf-8"))["asked"])
+        with suppress(OSError, ValueError, KeyError, TypeError, RecursionError, OverflowError):
+            since = json.loads(path.read_text(encoding="utf-8"))["asked"]
+            yield datetime.fromisoformat(since).astimezone(UTC)
 
 
 def _forget(folder: Path, kept: Collection[str]) -> None:

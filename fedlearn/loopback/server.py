@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+import re
 import socket
 import threading
 from abc import ABC, abstractmethod
@@ -77,7 +78,7 @@ class Pages(ABC):
         """Do what a form says; the next page says how that went."""
         try:
             outcome = self.done(fields)
-        except FedlearnError as error:
+        except (FedlearnError, OSError) as error:
             outcome = f"Nothing was decided: {error}"
         with self._lock:
             self._notice = outcome
@@ -145,7 +146,7 @@ class PageHandler(BaseHTTPRequestHandler):
         size = sizes[0] if len(sizes) == 1 else ""
         if list(kinds) != ["application/x-www-form-urlencoded"]:
             return None
-        if not (size.isascii() and size.isdigit()) or int(size) > MOST_BYTES:
+        if not re.fullmatch("[0-9]{1,9}", size) or int(size) > MOST_BYTES:
             return None
         try:
             text = self.rfile.read(int(size)).decode("ascii")
@@ -165,10 +166,10 @@ class PageHandler(BaseHTTPRequestHandler):
 
     def _answered(self, page: Callable[[], str]) -> None:
         try:
-            self._send_page(HTTPStatus.OK, page())
-        except FedlearnError as error:
+            text = page()
+        except (FedlearnError, OSError) as error:
             text = self._note("The page cannot be shown", str(error))
-            self._send_page(HTTPStatus.OK, text)
+        self._send_page(HTTPStatus.OK, text)
 
     def _refuse(self, text: str, status: HTTPStatus = HTTPStatus.FORBIDDEN) -> None:
         self.close_connection = True

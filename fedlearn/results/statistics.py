@@ -7,14 +7,16 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from sys import float_info
 from typing import Any, Final
 
-from fedlearn.config import decode, encode
+from fedlearn.config import encode
 from fedlearn.core import yaml_file
-from fedlearn.core.errors import ConfigError, DataError
-from fedlearn.core.files import possible, write_atomically
+from fedlearn.core.errors import ConfigError, DataError, prefixed
+from fedlearn.core.files import write_atomically
 from fedlearn.figures import FILE, StatisticsFile, TableFigures
 from fedlearn.figures.table import SCHEMA, ChoiceFigures, NumberFigures
+from fedlearn.results.reading import parse, read_bytes
 
 USABLE: Final = "statistics.yaml"
 USABLE_SCHEMA: Final = "fedlearn/statistics/columns/v1"
@@ -36,15 +38,31 @@ def read_statistics(folder: Path) -> StatisticsFile:
         DataError: there is nothing, or it cannot be read.
     """
     path = folder / FILE
-    with possible("read", path, DataError):
-        text = path.read_text("utf-8")
-    try:
-        found = decode(StatisticsFile, text)
-    except ConfigError as error:
-        raise DataError([f"{path}: {problem}" for problem in error.problems]) from None
-    if found.schema != SCHEMA:
-        raise DataError(f"{path}: its schema is {found.schema!r}, and this version reads {SCHEMA}")
+    what = "a table of figures"
+    found = parse(StatisticsFile, path, read_bytes(path), schema=SCHEMA, what=what)
+    tables = {"pooled": found.pooled, **{f"by_site.{s}": one for s, one in found.by_site.items()}}
+    strange = [where for where, one in tables.items() if not _is_like(one, found.pooled)]
+    if strange:
+        raise DataError(f"{path}: not {what}: {', '.join(strange)}: columns that do not fit")
     return found
+
+
+def _is_like(one: TableFigures, pooled: TableFigures) -> bool:
+    """Whether a table has the columns of all sites' together, and each what it shows."""
+    return (
+        [number.name for number in one.numbers] == [number.name for number in pooled.numbers]
+        and [choice.name for choice in one.choices] == [choice.name for choice in pooled.choices]
+        and [curve.times for curve in one.survival] == [curve.times for curve in pooled.survival]
+        and all(len(curve.surviving) == len(curve.times) for curve in one.survival)
+        and all(_is_share(name) for number in one.numbers for name in number.quantiles)
+    )
+
+
+def _is_share(text: str) -> bool:
+    try:
+        return 0 < float(text) < 1
+    except ValueError:
+        return False
 
 
 # --- names of categories -------------------------------------------------------------------
@@ -127,22 +145,34 @@ def words_of(path: Path) -> list[str]:
     if not isinstance(tree, dict) or tree.get("schema") != USABLE_SCHEMA:
         raise ConfigError([f"{path}: is no statistics.yaml of `fedlearn statistics`"])
     columns = tree.get("columns")
-    if not isinstance(columns, dict):
-        raise ConfigError([f"{path}: columns: must be a mapping"])
-    return [
-        word
-        for name, one in columns.items()
-        if isinstance(one, dict)
-        for word in _words(str(name), one)
-    ]
+    if not isinstance(columns, dict) or not all(isinstance(one, dict) for one in columns.values()):
+        raise ConfigError([f"{path}: columns: must be a mapping of mappings"])
+    with prefixed(path):
+        return [word for name, one in columns.items() for word in _words(str(name), one)]
 
 
 def _words(name: str, column: Mapping[str, Any]) -> Iterator[str]:
     from fedlearn.data.tables.guess import key_of
 
-    if isinstance(limits := column.get("range"), list) and len(limits) == 2:
-        low, high = limits
-        yield f"{key_of('scenario.scaling.columns', name)}=[{low:g},{high:g}]"
+    if (limits := column.get("range")) is not None:
+        if not _is_range(limits):
+            raise ConfigError(f"columns.{name}.range: must be two numbers, the smaller first")
+        low, high = map(_digits, limits)
+        yield f"{key_of('scenario.scaling.columns', name)}=[{low},{high}]"
     if isinstance(categories := column.get("categories"), list):
         values = ",".join(json.dumps(str(one), ensure_ascii=False) for one in categories)
         yield f"{key_of('scenario.categories', name)}=[{values}]"
+
+
+def _digits(value: float) -> str:
+    """As few digits as say this very number."""
+    short = f"{value:g}"
+    return short if float(short) == value else repr(float(value))
+
+
+def _is_range(found: object) -> bool:
+    if not (isinstance(found, list) and len(found) == 2):
+        return False
+    if not all(type(one) in (int, float) and abs(one) <= float_info.max for one in found):
+        return False
+    return bool(found[0] < found[1])

@@ -46,6 +46,7 @@ from fedlearn.report.inversion import read_inversion, write_inversion
 from fedlearn.report.made_smaller import read_costs
 from fedlearn.report.page import write_report
 from fedlearn.results.reading import read_result, task_of
+from fedlearn.results.statistics import read_statistics, words_of, write_statistics
 from fedlearn.tasks import CLASSIFICATION
 from server.parent import first_model
 from tests.attacks.fuzzing import Parser
@@ -109,6 +110,23 @@ def in_eight_bits(root: Path) -> Path:
     words = ["--to", "int8", "--folder", str(root)]
     assert main(["export", str(_once(run, root.parent)), *words]) == 0
     return root
+
+
+def figures(root: Path) -> Path:
+    """The folder of a run that made a table of figures."""
+    table = _once(run, root.parent).parent / "my.csv"
+    words = ("scenario=csv", f"scenario.path={table}", "scenario.label=ill",
+             "scenario.site=hospital", "secagg=off", "model.architecture=mlp", "privacy.delta=1e-3",
+             "+scenario.scaling.columns.age=[20,80]", f"out={root}")  # fmt: skip
+    assert main(["statistics", *words]) == 0
+    return root
+
+
+def _tabled(folder: Path) -> object:
+    """The page of such a run, and its files once more."""
+    (folder / "again").mkdir(exist_ok=True)
+    write_statistics(folder / "again", read_statistics(folder))
+    return write_report(folder)
 
 
 def _begun(folder: Path) -> object:
@@ -317,6 +335,9 @@ def app_site(root: Path) -> Path:
 GIVEN = [
     _inside("result", run, "result.json", read_result),
     _inside("report", run, "result.json", write_report),
+    _inside("statistics", figures, "statistics.json", _tabled, ConfigError),
+    _inside("columns of statistics", figures, "statistics.yaml",
+            lambda f: words_of(f / "statistics.yaml"), ConfigError),
     _inside("comparison", run, "compare.json", read_comparison),
     _inside("config file", run, "config.yaml", lambda f: load_file(f / "config.yaml", []),
             ConfigError),

@@ -73,13 +73,17 @@ def _trusted() -> str:
 @cache
 def _kit() -> bytes:
     """One whose manifest and texts are right, for a list of the coordinator's own."""
+    return _kit_with(_PEM.decode())
+
+
+def _kit_with(authority: str) -> bytes:
     identity = _coordinator()
     listed = (
         Participant(name="a", role="site", public=Identity.new().public),
         Participant(name="c", role="server", public=identity.public),
     )
     roster = Roster.sign("f", listed, identity)
-    return made_kit("a", "h:1", "1", roster, _PEM.decode(), identity)
+    return made_kit("a", "h:1", "1", roster, authority, identity)
 
 
 STUDY = (
@@ -353,6 +357,10 @@ PARSERS = [
     ),
     Parser(
         "kit", lambda _: _kit(), lambda d, _: opened_kit(d, _trusted(), "1"), (ConfigError,),
+    ),
+    Parser(
+        "a kit's certificates", lambda _: _PEM,
+        lambda d, _: _kit_with(d.decode("ascii", "replace")), (ConfigError,),
     ),
     Parser("site file", lambda _: SITE_TEXT, _file("s.yaml", sitefile.load), (ConfigError,)),
     Parser("second server's file", lambda _: HELPER_TEXT, _file("h.yaml", helperfile.load),

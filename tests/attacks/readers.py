@@ -317,6 +317,8 @@ UNFUZZED: Final = {
         "fedlearn/config/composition.py:_set", "fedlearn/config/composition.py:_set_own",
         "fedlearn/config/composition.py:plain", "fedlearn/config/layers.py:_by_hydra",
         "fedlearn/core/code.py:_installed", "fedlearn/crypto/certificates.py:_host",
+        "fedlearn/loopback/server.py:PageServer.__init__", "fedlearn/report/plain.py:load",
+        "fedlearn/report/plain.py:main", "server/kits.py:write_kits",
         "fedlearn/flower/apps/local.py:room_above", "fedlearn/models/custom.py:function_of",
     ),
     _LINK: (

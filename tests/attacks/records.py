@@ -20,13 +20,15 @@ from PIL import Image
 from safetensors import SafetensorError
 from safetensors.numpy import save
 
+from fedlearn.algorithms.personal import OWN
 from fedlearn.config import compose
 from fedlearn.core.errors import ConfigError, DataError
 from fedlearn.core.rng import Streams
-from fedlearn.core.weights import values_of
+from fedlearn.core.weights import values_of, with_values
 from fedlearn.data.images.reading import read_image
 from fedlearn.data.scenario import Reading
 from fedlearn.prediction import read_array
+from fedlearn.results.own_model import AFTER, PART, read_own
 from fedlearn.tasks import CLASSIFICATION
 from tests.attacks.fuzzing import Parser
 from tests.attacks.parsers import file_parser
@@ -105,6 +107,9 @@ def _loosely(path: Path) -> object:
     return replace(made, path=str(path)).load(reading)
 
 
+_OWN = {f"{AFTER}{OWN}": np.zeros(3, np.float32)}
+"""What a site keeps of its own model, as far as an export reads it."""
+
 RECORDS = [
     _records("csv", lambda _: _ROWS.encode(), *_CSV),
     _records("csv.gz", lambda _: gzip.compress(_ROWS.encode()), *_CSV),
@@ -128,7 +133,12 @@ RECORDS = [
     ),
     file_parser(
         "weights", lambda _: save({"a": np.zeros(3, np.float32)}, {"order": '["a"]'}),
-        "m.safetensors", lambda path: values_of(path.read_bytes()),
+        "m.safetensors",
+        lambda path: with_values(path.read_bytes(), values_of(path.read_bytes())),
         (SafetensorError, ValueError, KeyError, TypeError),
+    ),
+    file_parser(
+        "a site's own model", lambda _: save(_OWN, {PART: "none"}), "personal-x.safetensors",
+        read_own, (DataError,),
     ),
 ]  # fmt: skip

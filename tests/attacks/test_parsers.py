@@ -34,6 +34,7 @@ from fedlearn.privacy.events import GaussianEvent, to_json
 from tests.attacks import readers, wires
 from tests.attacks.apps import APPS
 from tests.attacks.asked import ASKED
+from tests.attacks.at_desk import AT_DESK
 from tests.attacks.besides import BESIDES
 from tests.attacks.fuzzing import Parser, damaged, fuzz
 from tests.attacks.given import GIVEN
@@ -43,7 +44,7 @@ from tests.attacks.wires import WIRES, Gate, a_request, chunked
 from tests.effort import examples
 
 SECONDS = float(os.environ.get("FUZZ_SECONDS", "0"))
-ALL = [*PARSERS, *WIRES, *APPS, *ASKED, *RECORDS, *GIVEN, *BESIDES]
+ALL = [*PARSERS, *WIRES, *APPS, *ASKED, *RECORDS, *GIVEN, *BESIDES, *AT_DESK]
 
 
 @pytest.fixture(autouse=True)

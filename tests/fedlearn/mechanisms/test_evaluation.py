@@ -404,8 +404,8 @@ def test_sums_of_sites__that_were_opened_one_by_one_are_those_of_a_sum_opened_on
     assert plan is not None
     told = np.random.default_rng(seed).integers(-spread, spread, (sites, plan.dimension))
     opened = partial(noised_sums_of, task=task, fairness=SiteFairness(), plan=plan, number=10)
-    found = task.added([opened(one, sites=1)[0] for one in told])
-    once, _ = opened(told.sum(axis=0), sites=sites)
+    found = task.added([opened(one, sites=1).total for one in told])
+    once = opened(told.sum(axis=0), sites=sites).total
     assert found.count == once.count
     assert found.noise == pytest.approx(once.noise)
     for name in once.arrays:
@@ -413,7 +413,7 @@ def test_sums_of_sites__that_were_opened_one_by_one_are_those_of_a_sum_opened_on
     assert all(map(math.isfinite, task.metrics(found).values()))
     if sites > 1:
         with pytest.raises(ValueError, match="added by their task"):
-            added([opened(one, sites=1)[0] for one in told])
+            added([opened(one, sites=1).total for one in told])
 
 
 @pytest.mark.slow
