@@ -17,6 +17,7 @@ policy: {epsilon_total: 8.0, delta: 1.0e-5, min_cohort: 3}
 server: {address: "fed.example.org:8443", authority: ca.crt}   # for `fedlearn client`
 machine: {max_batch: 256}       # what this machine can hold, where it is less than others
 alerts: [/usr/local/bin/page]   # a command, for four fifths of the budget, and a study that waits
+webhook: "https://..."          # an address, for the same
 ```
 """
 
@@ -32,7 +33,7 @@ from clients.ledger.report import verify
 from clients.policy import STRICT, Policy, policy_problems
 from fedlearn.config import decode
 from fedlearn.core import yaml_file
-from fedlearn.core.alerts import command_problems
+from fedlearn.core.alerts import alert_problems
 from fedlearn.core.errors import ConfigError, DataError, collected
 from fedlearn.core.names import site_name_problem
 from fedlearn.core.settings import Count, Name, config
@@ -96,6 +97,8 @@ class SiteFile(SimulatedSite):
     roster: Path
     server: Server | None = None
     alerts: tuple[str, ...] = ()
+    webhook: str | None = field(default=None, repr=False)
+    """Whoever knows it may send there."""
 
     @property
     def tls(self) -> Path:
@@ -124,6 +127,7 @@ def load(path: Path) -> SiteFile:
         server=rest.server and replace(rest.server, authority=folder / rest.server.authority),
         machine=rest.machine,
         alerts=rest.alerts,
+        webhook=rest.webhook,
     )
 
 
@@ -167,7 +171,7 @@ def problems(site: SiteFile) -> list[str]:
     with collected(found):
         device_of(site.machine.device or "auto", "machine.device")
     found += [f"data.{line}" for line in site.data.absent()]
-    found += command_problems(site.alerts)
+    found += alert_problems(site.alerts, site.webhook)
     return found
 
 
@@ -219,6 +223,7 @@ class _Rest:
     server: Server | None = None
     machine: Machine = field(default_factory=Machine)
     alerts: tuple[Name, ...] = ()
+    webhook: Name | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

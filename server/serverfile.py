@@ -12,6 +12,7 @@ owner_seconds: 86400.0          # for owners who have not decided; left out: as 
 client_certificates: true       # false: for sites that use Flower's own SuperNode
 metrics: metrics/fedlearn.prom  # left out: none; for node_exporter, see `fedlearn status`
 alerts: [/usr/local/bin/page]   # left out: none; a command that is started with the alert's kind
+webhook: "https://hooks.example.org/..."   # left out: none; is sent the same alerts as JSON
 ```
 Relative paths are relative to the file.
 """
@@ -20,14 +21,14 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Final
 
 from fedlearn.config import decode
 from fedlearn.core import yaml_file
-from fedlearn.core.alerts import command_problems
+from fedlearn.core.alerts import alert_problems
 from fedlearn.core.errors import ConfigError, collected, prefixed
 from fedlearn.core.settings import Name, Positive
 from fedlearn.crypto.certificate_files import server_problems
@@ -54,6 +55,8 @@ class ServerFile:
     client_certificates: bool
     metrics: Path | None = None
     alerts: tuple[str, ...] = ()
+    webhook: str | None = field(default=None, repr=False)
+    """Whoever knows it may send there."""
     owner_seconds: float | None = None
     """How long an owner is waited for who has to approve of a study, or has paused it."""
 
@@ -93,6 +96,7 @@ class _Text:
     client_certificates: bool = True
     metrics: Name | None = None
     alerts: tuple[Name, ...] = ()
+    webhook: Name | None = None
     owner_seconds: Positive | None = None
 
 
@@ -123,7 +127,7 @@ def federation(file: ServerFile, now: datetime) -> Participants:
     Raises:
         ConfigError: with every problem.
     """
-    found = [*server_problems(file.tls, now), *command_problems(file.alerts)]
+    found = [*server_problems(file.tls, now), *alert_problems(file.alerts, file.webhook)]
     identity = roster = None
     with collected(found, "keys: "):
         identity = Identity.load(file.keys)

@@ -250,7 +250,7 @@ def server(options: argparse.Namespace) -> None:
     stop = Stop()
     with (
         logged_json(file.state / LOG, role="server"),
-        alerting(file.alerts),
+        alerting(file.alerts, file.webhook),
         published(file.state, file.metrics),
         Display() as display,
         stop_on_interrupt(stop, display.say),
@@ -281,7 +281,7 @@ def _serve_queue(file: ServerFile, options: argparse.Namespace) -> None:
     stop = Stop()
     with (
         logged_json(file.state / LOG, role="server"),
-        alerting(file.alerts),
+        alerting(file.alerts, file.webhook),
         published(file.state, file.metrics),
         stop_on_interrupt(stop, _say),
     ):
@@ -332,7 +332,8 @@ def client(options: argparse.Namespace) -> None:
     from fedlearn.core.alerts import alerting
 
     def served(path: Path, stop: threading.Event) -> None:
-        with alerting(sitefile.load(path).alerts):
+        site = sitefile.load(path)
+        with alerting(site.alerts, site.webhook):
             serve(path, app, stop)
 
     _until_stopped(options, "client", check, served)

@@ -312,6 +312,7 @@ UNFUZZED: Final = {
         "fedlearn/__init__.py:__getattr__", "fedlearn/flower/__init__.py:__getattr__",
         "fedlearn/config/__init__.py:__getattr__", "fedlearn/config/nested.py:union_at",
         "fedlearn/config/words.py:_adapter",
+        "fedlearn/core/alerts.py:_webhook_problem",
         "fedlearn/cli/__init__.py:main", "fedlearn/config/composition.py:_parsed",
         "fedlearn/cli/generation.py:_sampling", "fedlearn/cli/distilling.py:_how",
         "fedlearn/config/composition.py:_set", "fedlearn/config/composition.py:_set_own",
