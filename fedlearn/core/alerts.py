@@ -62,7 +62,7 @@ class UndeliveredError(Exception):
     """An alert that has reached nobody; says why, and nothing of an address."""
 
 
-class Channel(ABC):
+class AlertReceiver(ABC):
     """A way by which people are told."""
 
     @abstractmethod
@@ -74,7 +74,7 @@ class Channel(ABC):
         """
 
 
-class CommandChannel(Channel):
+class CommandReceiver(AlertReceiver):
     """A program that is started, with the kind of the alert as its last word."""
 
     def __init__(self, words: Sequence[str]) -> None:
@@ -98,7 +98,7 @@ class CommandChannel(Channel):
             raise UndeliveredError(f"the command ended with {done.returncode}")
 
 
-class WebhookChannel(Channel):
+class WebhookReceiver(AlertReceiver):
     """An address that is sent one JSON object; it goes nowhere else, whatever it answers."""
 
     def __init__(self, address: str) -> None:
@@ -145,9 +145,9 @@ def _why(error: Exception) -> str:
 class Alerts(logging.Handler):
     """Looks at the events of this process, and has those that are alerts delivered."""
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self, receiver: AlertReceiver) -> None:
         super().__init__(logging.INFO)
-        self._channel = channel
+        self._receiver = receiver
         self._free = threading.Semaphore(_MOST_AT_ONCE)
         self._running: list[threading.Thread] = []
 
@@ -174,7 +174,7 @@ class Alerts(logging.Handler):
 
     def _run(self, kind: Kind, about: About) -> None:
         try:
-            self._channel.deliver(kind, about)
+            self._receiver.deliver(kind, about)
         except UndeliveredError as error:
             _failed(kind, str(error))
         finally:
@@ -184,11 +184,11 @@ class Alerts(logging.Handler):
 @contextmanager
 def alerting(command: Sequence[str], webhook: str | None = None) -> Iterator[None]:
     """While this lasts, events of this process are looked at, where there is somebody to tell."""
-    channels: list[Channel] = [CommandChannel(command)] if command else []
-    hooks = [WebhookChannel(webhook)] if webhook else []
     with ExitStack() as held:
-        for channel in (*channels, *hooks):
-            held.enter_context(_handling(Alerts(channel)))
+        if command:
+            held.enter_context(_handling(Alerts(CommandReceiver(command))))
+        if webhook:
+            held.enter_context(_handling(Alerts(WebhookReceiver(webhook))))
         yield
 
 
