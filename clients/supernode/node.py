@@ -94,14 +94,17 @@ class Node:
             self.fleet.close()
 
     def _come_online(self) -> None:
+        last = self.memory.node()
         while True:
-            self._node_id = self.fleet.activate(self.memory.node())
+            self._node_id = self.fleet.activate(last)
             try:
                 self.memory.set_node(self._node_id)
                 break
             except OSError as error:
-                # What it is asked it could not remember either: it takes no part until it can.
+                # What it is asked it could not remember either: it takes no part until it can. Its
+                # goodbye may be lost, or overtaken by a beat: then it is its own predecessor.
                 self.fleet.leave()
+                last = self._node_id
                 folder = self.memory.folder
                 self._wait(f"{folder} cannot be written to ({error.strerror})", False)
         self._was_online, self._trouble, self._tries = True, "", 0

@@ -166,7 +166,7 @@ def test_node__waits_for_room_on_its_disk_before_it_takes_part(
     monkeypatch.setattr(Memory, "set_node", set_node)
     wire.leave = lambda: left.append(len(wire.activations))  # type: ignore[method-assign]
     served.serve()
-    assert wire.activations == [None] * 3
+    assert wire.activations == [None, 5, 5], "its goodbye may have been lost: it says whom it was"
     assert left[:2] == [1, 2]
     assert not wire.replies[0].has_error()
     reasons = [
