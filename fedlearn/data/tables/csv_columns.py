@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from fedlearn.core.errors import some
 from fedlearn.data.pool import Pool
 from fedlearn.data.tables import columns, scaling
 from fedlearn.data.tables.buckets import bucket_names, buckets_of
@@ -43,8 +44,13 @@ def found_categories(config: Csv, table: Table, names: Sequence[str]) -> list[st
 
 def left_open(config: Csv, features: Sequence[str], *, classes: bool) -> Iterator[str]:
     """The settings without which a column, or a class, is what the records make of it."""
-    if not {*config.numeric, *config.categories, *config.buckets}.issuperset(features):
-        yield "scenario.numeric and scenario.categories"
+    given = {*config.numeric, *config.categories, *config.buckets}
+    if unnamed := [name for name in features if name not in given]:
+        beyond = (
+            f" (nothing is said there of {some([*map(repr, unnamed)])}; scenario.drop leaves out "
+            "what is not to be learned from)"
+        )
+        yield f"scenario.numeric and scenario.categories{beyond if given else ''}"
     if config.gaps is None:
         yield "scenario.gaps"
     if config.record and not config.times:
