@@ -43,7 +43,11 @@ class Line:
         with suppress(OSError):
             while not self._ended.is_set():
                 near, _ = self._listener.accept()
-                far = socket.create_connection(("127.0.0.1", self._target))
+                try:
+                    far = socket.create_connection(("127.0.0.1", self._target))
+                except OSError:
+                    near.close()  # nobody listens there: so the site hears
+                    continue
                 for here, there, up in ((near, far, True), (far, near, False)):
                     one = threading.Thread(target=self._pass, args=(here, there, up), daemon=True)
                     self._threads.append(one)

@@ -51,7 +51,7 @@ def certified(name: str, key: Key, by: x509.Certificate | None, signs: Key, *, c
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
     )
     if not ca:
-        builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(HOST)]), False)
+        builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), False)
     signed = None if isinstance(signs, Ed25519PrivateKey) else hashes.SHA256()
     return builder.sign(signs, signed).public_bytes(Encoding.PEM)
 
@@ -60,13 +60,13 @@ def pem(key: Key) -> bytes:
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 
-def organisation(folder: Path, key: Key, root: Key) -> tuple[Path, Path]:
+def organisation(folder: Path, key: Key, root: Key, host: str = HOST) -> tuple[Path, Path]:
     """The `tls` of a coordinator, and the authority that sites are given."""
     between = ec.generate_private_key(ec.SECP256R1())
     top = certified("root", root, None, root, ca=True)
     middle = certified("between", between, x509.load_pem_x509_certificate(top), root, ca=True)
     issuer = x509.load_pem_x509_certificate(middle)
-    leaf = certified(HOST, key, issuer, between, ca=False)
+    leaf = certified(host, key, issuer, between, ca=False)
     tls, authority = folder / "server.tls", folder / "ca.crt"
     tls.write_bytes(pem(key) + leaf + middle)
     tls.chmod(0o600)
