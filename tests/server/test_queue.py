@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -315,6 +316,42 @@ def test_study__whose_link_is_lost_goes_on_over_another_one(
         return states(server) == ["finished"]
 
     until(server, another)
+
+
+def test_sites__that_join_and_leave_count_from_the_next_study_without_a_restart(
+    served: tuple[StandingServer, list[str], list[Link]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A roster that is pinned anew while a study runs; what sites connect to is started with it."""
+    server, said, links = served
+    pinned = ["cleveland, hungary"]
+    connections: list[tuple[str, int]] = []
+
+    def parties(*_: object) -> Participants:
+        return cast(
+            Participants,
+            SimpleNamespace(roster=pinned[-1], certificates=dict.fromkeys("abcd", ""), warnings=()),
+        )
+
+    @contextmanager
+    def connected(_: ServerFile, of: Participants) -> Iterator[Connected]:
+        connections.append((str(of.roster), links[-1].runs))
+        yield Connected(cast(SuperLink, links[-1]), of, {}, None)
+
+    monkeypatch.setattr(standing_server.serverfile, "federation", parties)
+    monkeypatch.setattr(standing_server, "connected", connected)
+
+    def tell(sentence: str) -> None:
+        said.append(sentence)
+        if sentence.startswith("study 1 begins"):
+            pinned.append("cleveland, switzerland")
+
+    server = replace(server, tell=tell)
+    for name in "ab":
+        server.queue.add(WORDS, tmp_path / name)
+    until(server, lambda: states(server) == ["finished"] * 2)
+    assert connections == [("cleveland, hungary", 0), ("cleveland, switzerland", 1)]
 
 
 def test_queue__by_its_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
