@@ -11,6 +11,7 @@ import errno
 import json
 import os
 import secrets
+import signal
 import socket
 import subprocess
 import sys
@@ -32,6 +33,8 @@ from server.superlink.endpoint import SuperLink
 
 START_SECONDS: Final = 120.0
 _STOP_SECONDS: Final = 10.0
+_MOST_STARTS: Final = 3
+"""Of a program that is killed while it starts, as where memory is short."""
 _LOOK_SECONDS: Final = 0.2
 _LONGEST_PAUSE_SECONDS: Final = 30.0
 """Between two starts of a program that ends at once."""
@@ -133,11 +136,24 @@ class Program:
         return None if self._process is None else self._process.poll()
 
     def start(self, ready: Callable[[], bool] | None = None) -> None:
-        """Start it, and wait until it is `ready`.
+        """Start it, and wait until it is `ready`; anew where it is killed meanwhile.
 
         Raises:
             ProtocolError: it did not start.
         """
+        for left in reversed(range(_MOST_STARTS)):
+            self._begin()
+            if ready is None or self._became(ready):
+                return
+            code = self.ended
+            if code != -signal.SIGKILL or not left:  # by itself: so it would end again
+                break
+            fields = {"program": self.name, "ended_with": code}
+            EVENTS.warning("restarted", extra={"fields": fields})
+            self.end()
+        raise ProtocolError("", "start", f"the {self.name} did not start; see {self._log}")
+
+    def _begin(self) -> None:
         environment = dict(os.environ)
         environment["FLWR_HOME"] = str(self.state / "flower")
         paths = [str(_PROGRAM), *environment.get("PYTHONPATH", "").split(os.pathsep)]
@@ -155,11 +171,15 @@ class Program:
                 # Ctrl-C in a terminal is for this process, which ends it when a round is over.
                 start_new_session=True,
             )
+
+    def _became(self, ready: Callable[[], bool]) -> bool:
+        """Whether it is `ready` before it ends, and in time."""
         deadline = time.monotonic() + START_SECONDS
-        while ready is not None and not ready():
+        while not ready():
             if self.ended is not None or time.monotonic() > deadline:
-                raise ProtocolError("", "start", f"the {self.name} did not start; see {self._log}")
+                return False
             time.sleep(0.1)
+        return True
 
     def end(self) -> None:
         """Have it end, and make it."""

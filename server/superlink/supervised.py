@@ -19,7 +19,8 @@ _GRACE_SECONDS: Final = 5.0
 
 
 def _end_with_parent() -> None:
-    while sys.stdin.buffer.read(4096):
+    # Not by the buffer of `sys.stdin`: Python aborts where that is being read when it ends.
+    while os.read(sys.stdin.fileno(), 4096):
         pass
     os.kill(os.getpid(), signal.SIGTERM)
     threading.Event().wait(_GRACE_SECONDS)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from fedlearn.core.errors import ProtocolError
 from fedlearn.core.logs import EVENTS
 from server import programs
 from server.programs import Program, kept
@@ -52,6 +53,34 @@ def test_program__that_ends_is_started_anew_until_it_lives(
     assert program.starts == failures + 1
     found = [(one.getMessage(), one.fields) for one in caplog.records if one.name == EVENTS.name]  # type: ignore[attr-defined]
     assert found == [("restarted", {"program": "gateway", "ended_with": -9})] * (failures + 1)
+
+
+@pytest.mark.parametrize(("kills", "starts"), [(0, 1), (2, 3), (9, 3)])
+def test_program__that_is_killed_while_it_starts_is_started_anew_a_few_times(
+    tmp_path: Path, kills: int, starts: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One that ends by itself would do so again."""
+    caplog.set_level(logging.INFO, EVENTS.name)
+    program, met = Program("no-such-program", [], tmp_path), set[int]()
+
+    def ready() -> bool:
+        assert program._process is not None
+        met.add(program._process.pid)
+        if len(met) <= kills:
+            program._process.kill()
+            program._process.wait()
+        return 0 < kills < len(met)
+
+    if kills == 2:
+        program.start(ready)
+    else:
+        with pytest.raises(ProtocolError, match="the no-such-program did not start"):
+            program.start(ready)
+    program.end()
+    assert len(met) == starts
+    assert kills or program.ended == 1, "it ends as it says, and is not aborted"
+    said = [one.getMessage() for one in caplog.records if one.name == EVENTS.name]
+    assert said == ["restarted"] * (starts - 1)
 
 
 def test_events__of_a_program_are_read_once_and_whole(tmp_path: Path) -> None:
