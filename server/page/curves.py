@@ -10,6 +10,8 @@ from typing import Final
 from fedlearn.loopback.look import through
 from fedlearn.results.result import ResultFile, RoundResult
 
+EPSILON: Final = "epsilon, largest of a site"
+
 KEPT: Final = 400
 """The last rounds that a page draws and lists."""
 
@@ -49,7 +51,7 @@ def _figures(rounds: Sequence[RoundResult]) -> Iterator[tuple[str, list[float | 
     yield "loss", [one.loss for one in rounds]
     for name in metrics(rounds):
         yield name, [one.evaluate.get(name) for one in rounds]
-    yield "epsilon, largest of a site", [largest(one) for one in rounds]
+    yield EPSILON, [largest(one) for one in rounds]
 
 
 def _curve(

@@ -11,7 +11,7 @@ from fedlearn.core.errors import DataError, FedlearnError
 from fedlearn.loopback.look import Look
 from fedlearn.results.reading import read_result
 from fedlearn.results.result import ResultFile
-from server.page.curves import KEPT, RoundCurve, curves, largest, metrics
+from server.page.curves import EPSILON, KEPT, RoundCurve, curves, largest, metrics
 from server.queue import Queue, QueuedStudy
 from server.queue import State as StudyState
 from server.serverfile import ServerFile
@@ -118,6 +118,7 @@ def page(file: ServerFile, folder: Path, form: str, notice: str) -> str:
         rounds=rounds,
         metrics=metrics(rounds),
         largest=largest,
+        epsilon_name=EPSILON,
         folder=folder,
         form=form,
         notice=notice,

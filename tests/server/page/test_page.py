@@ -122,6 +122,27 @@ def test_page__can_be_read_by_every_reader(shown: tuple[ServerFile, str]) -> Non
         assert 'name="form" value="token"' in one
 
 
+def test_epsilon__is_never_shown_as_less_than_it_is(tmp_path: Path) -> None:
+    file = busy(tmp_path)
+    path = tmp_path / "runs" / "heart" / "result.json"
+    result = json.loads(path.read_text())
+    for one in result["rounds"]:
+        one["epsilon"] = {"alpha": 1.23449, "bravo": 0.5}
+    result["privacy"]["per_site"] = {
+        "alpha": {
+            "epsilon": 1.23449,
+            "epsilon_rdp": 9.0,
+            "delta": 1e-5,
+            "steps": 4,
+            "sample_rate": 0.1,
+        }
+    }
+    path.write_text(json.dumps(result))
+    assert view.look(file, NOW).wrong == ()
+    body = view.page(file, tmp_path, "token", "").partition("<main")[2]
+    assert re.findall(r"1\.2\d+", body) == ["1.235"] * (1 + 3 + 4), "site, curve, rounds"
+
+
 def test_page__of_a_coordinator_that_has_done_nothing(tmp_path: Path) -> None:
     page = view.page(coordinator(tmp_path), tmp_path, "token", "")
     for said in ("No run was served yet", "No site was seen yet", "The queue is empty"):
