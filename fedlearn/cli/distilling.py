@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from fedlearn.cli.completion import words
 from fedlearn.cli.form import command, takes
 from fedlearn.cli.results import LANGUAGE, WRITTEN, say_costs
-from fedlearn.core.errors import DataError
+from fedlearn.core.errors import DataError, as_options
 
 if TYPE_CHECKING:
     from fedlearn.training.distillation import Distillation
@@ -63,17 +63,18 @@ def distill(options: argparse.Namespace) -> None:
 
     given = {name: getattr(options, name) for name in WRITTEN}
     to = Path(options.to)
-    distill(
-        Path(options.run),
-        Path(options.data),
-        to,
-        options.overrides,
-        how,
-        code=options.language,
-        records=None if options.records is None else Path(options.records),
-        written={name: value for name, value in given.items() if value is not None},
-        say=lambda note: print(f"note: {note}", file=sys.stderr),
-    )
+    with as_options("scenario", WRITTEN):
+        distill(
+            Path(options.run),
+            Path(options.data),
+            to,
+            options.overrides,
+            how,
+            code=options.language,
+            records=None if options.records is None else Path(options.records),
+            written={name: value for name, value in given.items() if value is not None},
+            say=lambda note: print(f"note: {note}", file=sys.stderr),
+        )
     for path in sorted(to.iterdir()):
         print(path)
     say_costs(to)

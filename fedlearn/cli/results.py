@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from fedlearn.cli.completion import audit_words
 from fedlearn.cli.form import command, takes
 from fedlearn.cli.generation import BASE
-from fedlearn.core.errors import ConfigError, DataError
+from fedlearn.core.errors import ConfigError, DataError, as_options
 
 if TYPE_CHECKING:
     from fedlearn.prediction import Predictor
@@ -241,13 +241,21 @@ WRITTEN = {
 )
 def predict(options: argparse.Namespace) -> None:
     """What an exported model says of records in a file, as a table."""
-    from fedlearn.prediction import write_table
     from fedlearn.report.export import open_model
 
     model = open_model(Path(options.model), options.base or "")
     to = None if options.to is None else Path(options.to)
     given = {name: getattr(options, name) for name in WRITTEN}
     written = {name: value for name, value in given.items() if value is not None}
+    with as_options("scenario", WRITTEN):
+        _predict(model, options, written, to)
+
+
+def _predict(
+    model: Predictor, options: argparse.Namespace, written: dict[str, str], to: Path | None
+) -> None:
+    from fedlearn.prediction import write_table
+
     if model.task.next_tokens:
         _grade(model, options, written, to)
         return

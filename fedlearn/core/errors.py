@@ -6,6 +6,7 @@ called out of order) stay `RuntimeError` and `TypeError`; they are not here.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -126,3 +127,18 @@ def prefixed(before: object) -> Iterator[None]:
         yield
     except ConfigError as error:
         raise ConfigError([f"{before}: {problem}" for problem in error.problems]) from None
+
+
+@contextmanager
+def as_options(room: str, names: Iterable[str]) -> Iterator[None]:
+    """Let errors name `--NAME VALUE`, which a command takes, for the key `room.NAME=VALUE`."""
+    key = re.compile(rf"\b{re.escape(room)}\.({'|'.join(map(re.escape, names))})(?:=([^\s,;)]+))?")
+
+    def here(found: re.Match[str]) -> str:
+        name, value = found.groups()
+        return f"--{name}" if value is None else f"--{name} {value}"
+
+    try:
+        yield
+    except ListedError as error:
+        raise type(error)([key.sub(here, problem) for problem in error.problems]) from None

@@ -169,6 +169,23 @@ def test_predict__says_what_is_wrong_with_its_options(folder: Path, capsys: Outp
     said = capsys.readouterr().err
     assert "decimal=;: must be '.' or ','" in said
     assert "separator=dot: must be 'comma', 'semicolon', 'tab' or 'pipe'" in said
+    # What the user can give is named, and not the key of a study.
+    (folder / "tab.csv").write_text("a\tb\n1\t2\n")
+    assert (
+        main(
+            [
+                "predict",
+                str(folder / "model"),
+                str(folder / "tab.csv"),
+                "--like",
+                str(folder / "run"),
+            ]
+        )
+        == 5
+    )
+    said = capsys.readouterr().err
+    assert "set --separator tab" in said
+    assert "scenario.separator" not in said
     assert main(["predict", str(folder / "run" / "checkpoint"), str(folder / "alle.csv")]) == 5
     assert "give a folder that `fedlearn export` wrote" in capsys.readouterr().err
 
