@@ -67,7 +67,7 @@ def _complain(message: str) -> None:
 
 
 def _stopped() -> int:
-    _complain("stopped; what was done is kept")
+    _complain("stopped; what was written is kept")
     return StoppedError.exit_code
 
 

@@ -95,6 +95,12 @@ class Judged:
         return fairness.all_sites.get(name) if fairness else None
 
     @property
+    def few_chosen_by(self) -> int | None:
+        """How many validation records there are, where that is few to choose a round by."""
+        found = self.facts.validation_records
+        return found if found is not None and 0 < found < FEWEST else None
+
+    @property
     def vague(self) -> bool:
         """Whether the interval of the leading metric leaves open how good the model is."""
         metric = self.facts.task.leading
@@ -276,7 +282,9 @@ def _tested(run: Judged) -> Light:
 
 def _chosen(run: Judged) -> Light | None:
     found = run.facts.result.validation
-    return None if found is None or not run.found else "green" if found.best else "amber"
+    if found is None or not run.found:
+        return None
+    return "green" if found.best and run.few_chosen_by is None else "amber"
 
 
 def _learned(run: Judged) -> Light | None:

@@ -264,7 +264,7 @@ def test_error_that_a_library_made_of_an_interrupt__is_a_stop_and_no_bug(
     monkeypatch.setattr(terminal, "console", compiled)
     assert main(["data", "list"]) == (130 if pressed else 1)
     said = capsys.readouterr().err
-    assert said == "fedlearn: stopped; what was done is kept\n" or not pressed
+    assert said == "fedlearn: stopped; what was written is kept\n" or not pressed
     assert ("a bug" in said) is not pressed
 
 

@@ -23,7 +23,14 @@ from fedlearn.report.facts import Facts
 from fedlearn.report.page import write_report
 from fedlearn.report.verdict import verdict
 from fedlearn.results.reading import read_result
-from fedlearn.results.result import BaselineResult, ResultFile, RoundResult, SiteSize
+from fedlearn.results.result import (
+    BaselineResult,
+    BestRound,
+    ResultFile,
+    RoundResult,
+    SiteSize,
+    ValidationResult,
+)
 from fedlearn.tasks.logistic import fitted
 from tests.effort import examples
 from tests.simulations.small import table
@@ -432,3 +439,22 @@ def test_baseline__is_of_simulations_whose_tests_are_in_clear(run: Path, tmp_pat
     private = read_result(tmp_path / "private")
     assert private.baseline is None
     assert private.final.uninformed, "of the sums with their noise"
+
+
+@pytest.mark.parametrize(("records", "found"), [(19, "amber"), (400, "green"), (None, "green")])
+def test_round_that_was_chosen_by_few_records__is_known_to_be_luck(
+    good: ResultFile, records: int | None, found: str
+) -> None:
+    """Where sites keep their numbers to themselves nothing is said of them."""
+    size = SiteSize(train=300, test=99, validation=records)
+    chosen = ValidationResult(
+        metric="accuracy", kept=4, best=BestRound(round=4, value=0.8), stopped_early=False
+    )
+    result = replace(
+        good,
+        data=replace(good.data, sites=dict.fromkeys(("north", "south"), size)),
+        validation=chosen,
+    )
+    assert light(result, "on validation records") == found
+    few = "There are 38 validation records: by so few"
+    assert any(few in says for says in lights(result)) == (found == "amber")
