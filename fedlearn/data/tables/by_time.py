@@ -78,7 +78,8 @@ def parts_by_time(
 
     Raises:
         DataError: rows have no time.
-        ConfigError: there is no such column to go by, or a cut is no time of its kind.
+        ConfigError: there is no such column to go by, a cut is no time of its kind, or, where rows
+            are not read one by one, none is for the test.
     """
     if not config.time:
         raise ConfigError([*time_problems(config)])
@@ -98,6 +99,11 @@ def parts_by_time(
         from_test, from_later = _cuts(config, given, last[units[mine[first]]])
         test[mine] = last[units[mine]] >= from_test
         later[mine] = last[units[mine]] >= from_later
+    if not by_record and config.test_from and not test.any():
+        raise ConfigError(
+            f"scenario.test_from={config.test_from}: no record is from then on, so that nothing "
+            f"would be tested; choose a time before the last in {config.time!r}"
+        )
     return TimeParts(known & ~later & ~test, known & later & ~test, known)
 
 

@@ -92,11 +92,11 @@ def test_public_times__ask_each_record_for_itself(
 ) -> None:
     rows = [(site, str(at), "") for site, at in found]
     config = replace(BASE, validate_from="4", test_from="7")
-    kinds = names(parts(rows, config))
+    kinds = names(parts(rows, config, by_record=True))
     assert kinds == ["train" if a < 4 else "valid" if a < 7 else "test" for _, a in found]
     if len(rows) > 1:
         place = left_out % len(rows)
-        assert names(parts(np.delete(rows, place, 0).tolist(), config)) == (
+        assert names(parts(np.delete(rows, place, 0).tolist(), config, by_record=True)) == (
             kinds[:place] + kinds[place + 1 :]
         )
 
@@ -134,6 +134,15 @@ def test_cut__of_another_kind_than_the_column_is_refused() -> None:
         parts(dates(8), replace(BASE, test_from="2024"))
     with pytest.raises(ConfigError, match=r"scenario\.test_from=2024-01-01: is not a number"):
         parts([("a", "3", "")], replace(BASE, test_from="2024-01-01"))
+
+
+def test_cut__after_all_records_is_refused_before_anything_is_spent() -> None:
+    late = replace(BASE, test_from="2025-01-01", validate_from="2024-01-05")
+    with pytest.raises(ConfigError, match="test_from=2025-01-01: no record is from then on"):
+        parts(dates(16), late)
+    # A site with an owner answers for its records, and tells nobody.
+    assert "test" not in names(parts(dates(16), late, by_record=True))
+    assert parts([*dates(16), *dates(3, "b", 2026)], late).known.all()
 
 
 def test_settings__that_contradict_themselves_are_listed() -> None:
