@@ -50,7 +50,8 @@ class Display:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.progress.stop()
+        if self.console.is_terminal:  # elsewhere it would end a bar that was never begun
+            self.progress.stop()
 
     def say(self, message: str) -> None:
         """Show a sentence above the bar."""

@@ -276,6 +276,7 @@ def _bars(one: NumberFigures) -> Markup:
 def lines(found: StatisticsFile) -> Iterator[str]:
     """The same for a terminal: a line for each figure."""
     page = FiguresPage(found)
+    yield f"figures of all sites; in brackets behind each its {100 * found.confidence:g} percent interval"
     for group in [*page.groups, *page.survival]:
         if group.name:
             yield f"{group.name}{f' [{group.unit}]' if group.unit else ''}"
@@ -288,4 +289,4 @@ def lines(found: StatisticsFile) -> Iterator[str]:
         yield f"{one.one}, {one.other}: odds ratio {page.cell(one.odds_ratio, 2)}"
     for pair in page.correlations:
         yield f"{pair.one}, {pair.other}: correlation {page.cell(pair.value, 2)}"
-    yield found.statement.split("\n\n", 1)[0]
+    yield found.statement.strip().split("\n\n", 1)[0].strip()
