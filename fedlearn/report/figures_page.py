@@ -276,7 +276,8 @@ def _bars(one: NumberFigures) -> Markup:
 def lines(found: StatisticsFile) -> Iterator[str]:
     """The same for a terminal: a line for each figure."""
     page = FiguresPage(found)
-    yield f"figures of all sites; in brackets behind each its {100 * found.confidence:g} percent interval"
+    percent = f"{100 * found.confidence:g}"
+    yield f"figures of all sites; in brackets behind each its {percent} percent interval"
     for group in [*page.groups, *page.survival]:
         if group.name:
             yield f"{group.name}{f' [{group.unit}]' if group.unit else ''}"
