@@ -4,7 +4,8 @@ Training and test records count alike: no model is tested on them here. Without 
 given is exact; a category, or a pair of two, of fewer records than its owner shows
 (`policy.smallest_class`) is then given as none, and a category's records as gaps. Of fewer records
 than an exact sum is to have (`policy.min_test_records`) the sums are those of nobody. Where records
-are somebody's, persons are counted. That such a table was given stands in the ledger.
+are somebody's, few are few persons; the sums themselves are of persons where the promise is to
+persons, and else of records. That such a table was given stands in the ledger.
 """
 
 from __future__ import annotations
